@@ -634,6 +634,7 @@ class Stages(Generic[Run]):
         from selma.merged.searching import read_trials
         from selma.report.page import write_report
         from selma.scores.benchmarks import measure_labelled
+        from selma.scores.describing import judge_checks
         from selma.scores.hps import run_results
         from selma.scores.scoring import read_answers
 
@@ -665,6 +666,7 @@ class Stages(Generic[Run]):
             energies=read_energies(experts),
             hps=run_results(self.folder, keys),
             keys=keys | part_keys(images, scorecard),
+            checks=judge_checks(self.folder),
         )
         findings = replace(findings, further=self._further_findings(findings))
         with self.at(REPORT) as folder, processes.alone():

@@ -136,7 +136,7 @@ def test_a_new_report_leaves_pages_where_they_are(
     (tmp_path / "6-report" / "mine" / "manifest.json").write_text("{}")
     write_page(a_page(name="other", file="other.html"), folder, "other")
     before = {path: path.read_bytes() for path in (tmp_path / "6-report").rglob("*")
-              if path.is_file() and path.name not in ("index.html", "grid.png")
+              if path.is_file() and path.name not in ("index.html", "grid.png", "scores.json")
               and path.parent.name != "6-report"}  # fmt: skip
     for prompts in (3, 4):
         config = CONFIG.model_copy(update={"grid_prompts": prompts})
@@ -146,7 +146,7 @@ def test_a_new_report_leaves_pages_where_they_are(
     assert (tmp_path / "6-report" / "mine" / "index.html").read_text() == "mine"
     assert (tmp_path / "6-report" / "other.html").read_text() == "other"
     moved = {path.name for path in (tmp_path / "superseded").rglob("*") if path.is_file()}
-    assert moved == {"index.html", "grid.png", "plan.json", "manifest.json"}
+    assert moved == {"index.html", "grid.png", "scores.json", "plan.json", "manifest.json"}
 
 
 def test_entries_are_all_that_belongs_to_pages() -> None:

@@ -76,3 +76,12 @@ class JudgeCheck(Record):
     """`right`, by kind of fact."""
     faults: tuple[str, ...] = ()
     """What is wrong with it, a sentence each."""
+
+
+class Checked(Record):
+    """What was found of one judge."""
+
+    drawn: JudgeCheck
+    """By images whose content is known."""
+    people: PeopleCheck | None = None
+    """By people's votes, where there were any."""

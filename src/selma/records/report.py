@@ -10,6 +10,7 @@ from typing import Any
 from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.experts import Expert
 from selma.records.images import Pair, PreferenceCount, Survivors
+from selma.records.judges import Checked
 from selma.records.merged import Merged
 from selma.records.prompts import Prompt
 from selma.records.scores import MeasureInfo, Scorecard
@@ -59,5 +60,7 @@ class Findings:
     """Benchmark prompts that the text encoder does not read to their end."""
     keys: dict[str, str] = field(default_factory=dict)
     """Part of the run → its key, by which a page (`records.pages`) is recognised as out of date."""
+    checks: dict[str, Checked] = field(default_factory=dict)
+    """Fingerprint of each judge that was checked itself → what was found of it."""
     further: dict[str, Findings] = field(default_factory=dict)
     """Further benchmark → the same run's findings on it."""

@@ -47,8 +47,23 @@ class ScorerInfo(Record):
     """Hub id or name of a folder; never a path."""
     fingerprint: str
     """Changes with weights, tokenizer, scale and preprocessing."""
+    known: str = ""
+    """What is known of its published numbers that others do not reach."""
     chose: bool = False
     """Something in this run was chosen or tuned by it: its gain is no independent evidence."""
+
+
+class JudgeInfo(Record):
+    """The judge of a score, which means little without it; empty is what it does not tell."""
+
+    name: str
+    fingerprint: str
+    """Changes with weights, wording, decoding and precision."""
+    weights: str = ""
+    """Hex digits of the weights' bytes; of the Hub, its id and commit."""
+    wording: str = ""
+    """How questions are put."""
+    precision: str = ""
 
 
 class ModelScore(Record):
@@ -116,6 +131,11 @@ class Scorecard(Record):
     benchmark: str
     split: str
     judge: str
+    judge_info: JudgeInfo | None = None
+    """None in a scorecard of an older version."""
+    known: tuple[str, ...] = ()
+    """What is known of this benchmark's and this judge's numbers that others do not reach, a
+    sentence each."""
     prompts: int
     questions: int
     seeds: int = 1

@@ -1,6 +1,7 @@
 """The report: one self-contained HTML page, and a contact sheet for a README.
 
 6-report/index.html    equal findings give equal bytes, except in elements with `data-volatile`
+6-report/scores.json   its scores, with their judges, checks and what is known of them
 6-report/grid.png      base beside merged
 """
 
@@ -25,6 +26,7 @@ from selma.records.report import Findings
 from selma.records.scores import Interval, MeasureInfo, ModelScore, Scorecard
 from selma.report import grids, models, tables
 from selma.report.beside import beside
+from selma.report.judged import FILE, as_json, judged
 from selma.report.pages import changed, entries, read_pages
 from selma.report.sources import trained_on
 from selma.report.templates import environment, policy
@@ -59,15 +61,19 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
         return file if item.done and grid.is_file() and file.is_file() else item.begin()
     pages = read_pages(folder)
     page = render(findings, config, pages)
-    # The page is left out of the manifest: it holds times, and manifests are equal for equal runs.
+    scores = (json.dumps(as_json(findings), indent=2, ensure_ascii=False) + "\n").encode()
+    # The page is left out of the manifest: it holds times, and manifests are equal for equal runs;
+    # so are its numbers, which tell how a judge did that was checked later.
     if item.done and grid.is_file():
         write_bytes(file, page.encode())
+        write_bytes(item.path / FILE, scores)
         return file
     sheet = io.BytesIO()
     grids.contact_sheet(findings, config.grid_prompts).save(sheet, "PNG", optimize=True)
     item.begin(guests=entries(pages))
     write_bytes(grid, sheet.getvalue())
     write_bytes(file, page.encode())
+    write_bytes(item.path / FILE, scores)
     item.finish([grid], {"page": "index.html"})
     return file
 
@@ -93,6 +99,7 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
     return {
         "name": findings.settings.get("name", "selma"),
         "card": card,
+        "judged": judged(card, findings.checks),
         "measure": findings.measure,
         "base": base,
         "merged": merged,
@@ -168,6 +175,8 @@ class Other:
     conclusion: str
     shown: Sequence[grids.Card]
     """Of a further benchmark whose images are its own, some prompts."""
+    judged: Sequence[str]
+    """What stands beside its scores."""
 
     @classmethod
     def of(cls, name: str, findings: Findings, *, images: bool = True) -> Other:
@@ -181,6 +190,7 @@ class Other:
             tables.further_scores(card),
             " ".join(tables.conclusion(card)),
             grids.Cards(findings).fair(SHOWN_OF_FURTHER) if images else [],
+            judged(card, findings.checks),
         )
 
     @property

@@ -19,7 +19,7 @@ from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
 
 PAGES = "pages"
 MOST_BYTES = 2_000_000
-OWN = frozenset({"index.html", "grid.png", "plan.json", "manifest.json", PAGES})
+OWN = frozenset({"index.html", "grid.png", "scores.json", "plan.json", "manifest.json", PAGES})
 """Names in the folder that belong to stage 6 itself, and to no page."""
 
 

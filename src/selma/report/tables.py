@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
 
 from selma.errors import DataError
 from selma.plurals import counted
-from selma.records.scores import Comparison, Interval, ModelScore, Scorecard
+from selma.records.scores import Comparison, Interval, JudgeInfo, ModelScore, Scorecard
 from selma.report.fitting import Column, Row, print_fitted
 
 
@@ -206,6 +208,10 @@ def print_scorecard(scorecard: Scorecard, console: Console) -> None:
         style="dim",
         highlight=False,
     )
+    images = counted(scorecard.prompts * scorecard.seeds, "image")
+    who = described(scorecard.judge_info, scorecard.judge, images=f"{images} of each model")
+    for sentence in (who, *known_sentences(scorecard.known)):
+        console.print(sentence, style="dim", highlight=False, markup=False)
     if scorecard.rules == "released":
         console.print(f"Released rules: {scorecard.rules_about}", highlight=False)
     if scorecard.clip_chose:
@@ -243,6 +249,25 @@ def compared(pair: Comparison) -> str:
     )
 
 
+def described(info: JudgeInfo | None, judge: str, *, images: str) -> str:
+    """Who judged how many images, and how, in a sentence; of an older scorecard no more than who.
+
+    images: "320 images of each model".
+    """
+    if info is None:
+        return f"Judge {judge}, of {images}."
+    parts = [f"Judge {info.name}, of {images}", f"fingerprint {info.fingerprint[:16]}"]
+    parts += [f"weights {info.weights}"] if info.weights else []
+    parts += [f"questions put as: {info.wording}"] if info.wording else []
+    parts += [f"precision {info.precision}"] if info.precision else []
+    return "; ".join(parts) + "."
+
+
+def known_sentences(sentences: Iterable[str]) -> list[str]:
+    """What is known of published numbers that others do not reach."""
+    return [f"Known: {sentence}" for sentence in sentences]
+
+
 CHOSE = "this run was chosen or tuned by it; its gain is no independent evidence."
 
 
@@ -274,6 +299,8 @@ def print_preferences(scorecard: Scorecard, console: Console) -> None:
     for scorer in scorecard.preferences:
         description = f"{scorer.name} ({scorer.weights}): {scorer.scale}; {scorer.preprocessing}."
         console.print(description + (f" * {CHOSE}" if scorer.chose else ""), highlight=False)
+        for sentence in known_sentences([scorer.known] if scorer.known else []):
+            console.print(sentence, style="dim", highlight=False, markup=False)
 
 
 def share(value: float) -> str:

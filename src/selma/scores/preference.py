@@ -59,6 +59,7 @@ def score_preferences(
             preprocessing=scorer.preprocessing,
             weights=scorer.weights,
             fingerprint=scorer.fingerprint,
+            known=getattr(scorer, "known", ""),
             chose=setting.key in config.chosen_by,
         )
         items = {

@@ -35,6 +35,7 @@ from selma.scores.answering import (
 from selma.scores.benchmarks import Benchmark, benchmark_of, counted
 from selma.scores.benchmarks.layouts import Rules
 from selma.scores.benchmarks.published import published
+from selma.scores.describing import describe, known_of
 from selma.scores.faithfulness import Verdicts
 from selma.scores.measures import DSG, TIFA, Measure, Points
 from selma.scores.model_score import ModelIntervals, Role
@@ -172,6 +173,7 @@ def score_models(
                 clips,
                 preferences,
                 published_name,
+                judge=judge,
                 seed=seed,
                 guidance=guidance,
             )
@@ -266,6 +268,7 @@ def _scorecard(
     preferences: Sequence[Preferences],
     published_name: str | None,
     *,
+    judge: Judge,
     seed: int,
     guidance: float | None,
 ) -> tuple[Scorecard, dict[str, Verdicts], dict[str, Points]]:
@@ -312,6 +315,8 @@ def _scorecard(
         split=config.split if "dev" in benchmark.splits else "all",
         judge=judge_name(config.judge),
         second_judge=judge_name(config.choosing_judge),
+        judge_info=describe(judge, benchmark_prompts, choices=config.choices_prompt),
+        known=known_of(benchmark, config.judge),
         prompts=len(benchmark_prompts),
         questions=sum(len(prompt.questions) for prompt in benchmark_prompts),
         seeds=config.seeds,

@@ -173,7 +173,10 @@ def test_the_command_prints_and_writes(folder: Path, benchmark: str, tmp_path: P
     assert done.exit_code == 0, done.output
     first = out.read_bytes()
     found = json.loads(first)
-    assert "Judge: blip" in done.output and "Mean probability of yes" in done.output
+    assert (
+        "Judge blip, of 40 images; fingerprint" in done.output
+        and "Mean probability of yes" in done.output
+    )
     assert "VQAScore" in done.output and found["unreadable"] > 0  # random weights say anything
     shutil.rmtree(tmp_path / "kept")
     assert CliRunner().invoke(app, arguments).exit_code == 0 and out.read_bytes() == first

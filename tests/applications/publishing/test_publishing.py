@@ -81,6 +81,8 @@ def test_the_card_says_what_the_run_found(run: Path) -> None:
     assert f"| merged | {merged.score.mean:.1f} |" in text
     assert "<Gallery />" in text and "merge_method: mean_of_deltas" in text
     assert "| coco | 0.5 | 8 |" in text
+    assert f"Judge {scorecard.judge}, of {scorecard.prompts} image" in text
+    assert "It was not checked itself" in text
     assert {path.name for path in card.files} >= {"README.md", "grid.png"}
     ModelCard.load(run / "4-merged" / "README.md")  # as the Hub's own library reads it
 

@@ -51,6 +51,7 @@ from selma.scores.benchmarks import (
 )
 from selma.scores.benchmarks.dsg import DSG
 from selma.scores.benchmarks.layouts import Rules, RulesName
+from selma.scores.describing import describe, known_of
 from selma.scores.networks import Loaders
 from selma.scores.soft import of_whole_prompts, soft_interval, soft_scores, whole_prompt_questions
 from selma.scores.tifa import match_choices
@@ -148,6 +149,9 @@ def score_images(
         "images_of_each": seeds,
         "judge": network.name,
         "judge_fingerprint": network.fingerprint,
+        "judge_info": describe(network, generated, choices=choices_prompt).model_dump(mode="json"),
+        "known": known_of(row, judge),
+        "images": len(generated),
         "soft": _plain(
             soft_interval(
                 of_whole_prompts(soft_scores(given, generated), generated, seeds),

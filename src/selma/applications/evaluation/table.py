@@ -9,9 +9,9 @@ from rich.console import Console
 
 from selma.ids import listed
 from selma.plurals import counted
-from selma.records.scores import Interval
+from selma.records.scores import Interval, JudgeInfo
 from selma.report.fitting import Column, Row, print_fitted
-from selma.report.tables import apart, points
+from selma.report.tables import apart, described, known_sentences, points
 from selma.texts import quoted
 
 LETTERING = {
@@ -73,7 +73,10 @@ def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
     for sentence in _joined(result):
         console.print(sentence, highlight=False, markup=False)
     if "judge" in result:
-        console.print(f"Judge: {result['judge']}")
+        info = JudgeInfo.model_validate(result["judge_info"])
+        who = described(info, info.name, images=counted(result["images"], "image"))
+        for sentence in (who, *known_sentences(result["known"])):
+            console.print(sentence, highlight=False, markup=False)
     for name, what in (("soft", "Mean probability of yes"), ("vqascore", "VQAScore")):
         if result.get(name):
             soft = result[name]

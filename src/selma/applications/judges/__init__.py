@@ -2,5 +2,3 @@
 
 SCENES = 60
 """Drawn scenes that a judge is asked about, unless told otherwise."""
-STAGE = "judge-check"
-"""The folder in a run's 5-scores."""

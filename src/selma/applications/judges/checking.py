@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from selma.applications.judges import SCENES, STAGE
+from selma.applications.judges import SCENES
 from selma.applications.judges.asking import (
     CHANGED,
     NOTHING,
@@ -29,37 +29,29 @@ from selma.applications.judges.people import check_by_people, voted_images
 from selma.backbones.judges.judge import Judge
 from selma.backbones.judges.loading import load_judge
 from selma.config import RunConfig
+from selma.config.scores import AnyJudge, ScoresConfig
 from selma.image_files import png_bytes
 from selma.paths import AnyPath
 from selma.pipeline import opened
 from selma.plurals import counted
 from selma.record_files import read_record
 from selma.records.benchmarks import Answer
-from selma.records.judges import JudgeCheck, PeopleCheck
+from selma.records.judges import Checked, JudgeCheck
 from selma.records.scores import Interval
 from selma.scores import statistics
 from selma.scores.answering import answer_item, benchmark_hash, read_answer_file
+from selma.scores.describing import CHECK, CHECKS
 from selma.scores.faithfulness import understood
 from selma.toybox import WORLD
 from selma.toybox.questions import CATEGORIES
 from selma.workspace import SCORES, Item, Workspace, write_bytes, write_json
 
-SETTINGS = ("judge", "choosing_judge")
-"""Those of `scores` that are checked."""
 LEANS = 10.0
 """Points of `yes_bias`, and per cent of `nothing`, that are a fault."""
 CONTRADICTS = 90.0
 """Per cent of `reworded` that are too few."""
 MISREADS = 75.0
 """Per cent of `turned` that are too few."""
-
-
-class Checked(NamedTuple):
-    """What was found of one judge."""
-
-    drawn: JudgeCheck
-    people: PeopleCheck | None
-    """None without votes."""
 
 
 def check_judges(
@@ -83,19 +75,27 @@ def check_judges(
     with opened(config, make=[SCORES], checked=[]) as this:
         drawn = _images(shown, this.folder, seed=config.seed)
         checks = {}
-        for setting in SETTINGS:
-            judge = load_judge(getattr(config.scores, setting), setting=f"scores.{setting}")
-            checks[setting] = Checked(
-                _checked(judge, setting, shown, drawn, this.folder, **how),
-                check_by_people(judge, setting, voted, this.folder, **how) if voted else None,
-            )
+        for setting, named in _judges(config.scores).items():
+            judge = load_judge(named, setting=f"scores.{setting}")
+            by_scenes = _checked(judge, setting, shown, drawn, this.folder, **how)
+            by_people = voted and check_by_people(judge, setting, voted, this.folder, **how)
+            checks[setting] = Checked(drawn=by_scenes, people=by_people or None)
         return checks
+
+
+def _judges(scores: ScoresConfig) -> dict[str, AnyJudge]:
+    """Setting → judge: all that report, each once, and the one that chooses."""
+    judges: dict[str, AnyJudge] = {}
+    for setting, judge in {**scores.judges, "choosing_judge": scores.choosing_judge}.items():
+        if judge not in judges.values():
+            judges[setting] = judge
+    return judges
 
 
 def _images(shown: Sequence[Shown], folder: Workspace, *, seed: int) -> Item:
     prompts = [each.prompt for each in shown]
     recipe = {"world": WORLD, "prompts": benchmark_hash(prompts), "seed": seed}
-    item = folder.item(SCORES, STAGE, "images", recipe=recipe)
+    item = folder.item(SCORES, CHECKS, "images", recipe=recipe)
     if not item.done:
         path = item.begin()
         files = [path / f"{each.prompt.id}.png" for each in shown]
@@ -116,10 +116,10 @@ def _checked(
     seed: int,
 ) -> JudgeCheck:
     prompts = [each.prompt for each in shown]
-    answered = answer_item(prompts, setting, images.path, judge, folder, what=f"{STAGE}/answers")
+    answered = answer_item(prompts, setting, images.path, judge, folder, what=f"{CHECKS}/answers")
     item = folder.item(
         SCORES,
-        STAGE,
+        CHECKS,
         setting,
         recipe={"answers": answered.key, "resamples": resamples, "seed": seed},
     )
@@ -132,10 +132,10 @@ def _checked(
             resamples=resamples,
             seed=seed,
         )
-        file = item.begin() / "check.json"
+        file = item.begin() / CHECK
         write_json(file, found.model_dump(mode="json"))
         item.finish([file], {"questions": found.questions})
-    return read_record(item.path / "check.json", JudgeCheck)
+    return read_record(item.path / CHECK, JudgeCheck)
 
 
 class _Said(NamedTuple):

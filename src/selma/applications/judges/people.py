@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from selma import row_files
-from selma.applications.judges import STAGE
 from selma.backbones.judges.judge import Judge
 from selma.backbones.judges.matching import load_matcher, matcher_identity
 from selma.config import RunConfig
@@ -27,6 +26,7 @@ from selma.record_files import read_record, read_rows
 from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.judges import Agreement, PeopleCheck
 from selma.records.rows import PromptAnswers
+from selma.records.scores import Zeroing
 from selma.row_files import Row, fill_rows
 from selma.scores import faithfulness
 from selma.scores.agreement import LEAST, agreement, with_both
@@ -40,7 +40,7 @@ from selma.scores.answering import (
 )
 from selma.scores.benchmarks import benchmark_of, counted, read_benchmark
 from selma.scores.benchmarks.layouts import Rules
-from selma.scores.faithfulness import Zeroing
+from selma.scores.describing import CHECKS, PEOPLE
 from selma.scores.tifa import match_choices
 from selma.scores.votes import ImageKey, Votes, read_scores, read_votes
 from selma.workspace import SCORES, Item, Workspace, recipe_key, write_json
@@ -147,7 +147,7 @@ def check_by_people(
     asked = _answers(judge, setting, voted, folder)
     item = folder.item(
         SCORES,
-        STAGE,
+        CHECKS,
         "people",
         setting,
         recipe={
@@ -174,10 +174,10 @@ def check_by_people(
             resamples=resamples,
             seed=seed,
         )
-        file = item.begin() / "people.json"
+        file = item.begin() / PEOPLE
         write_json(file, check.model_dump(mode="json"))
         item.finish([file], {"images": check.every.images})
-    return read_record(item.path / "people.json", PeopleCheck)
+    return read_record(item.path / PEOPLE, PeopleCheck)
 
 
 def _answers(judge: Judge, setting: str, voted: Voted, folder: Workspace) -> Item:
@@ -185,7 +185,7 @@ def _answers(judge: Judge, setting: str, voted: Voted, folder: Workspace) -> Ite
     files = {p.id: file for p, file in zip(prompts, voted.images.values(), strict=True)}
     item = folder.item(
         SCORES,
-        STAGE,
+        CHECKS,
         "people-answers",
         setting,
         recipe={

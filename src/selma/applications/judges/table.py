@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 
-from selma.applications.judges.checking import Checked, sentences
+from selma.applications.judges.checking import sentences
 from selma.plurals import counted
-from selma.records.judges import Agreement, JudgeCheck, PeopleCheck
+from selma.records.judges import Agreement, Checked, JudgeCheck, PeopleCheck
 from selma.records.pages import Page, PageTable
 from selma.report.fitting import Column, Row, print_fitted
 from selma.report.tables import cell
@@ -106,7 +106,7 @@ def judges_page(checks: Mapping[str, Checked]) -> Page:
 
 
 def _role(setting: str) -> str:
-    return "reports" if setting == "judge" else "chooses"
+    return "chooses" if setting == "choosing_judge" else "reports"
 
 
 def _table(judges: Sequence[JudgeCheck]) -> tuple[list[str], list[list[str]]]:

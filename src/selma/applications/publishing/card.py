@@ -41,7 +41,9 @@ from selma.records.experts import Expert
 from selma.records.merged import Merged
 from selma.records.scores import Scorecard
 from selma.report import tables
+from selma.report.judged import judged
 from selma.report.sources import trained_on
+from selma.scores.describing import judge_checks
 from selma.versions import keeping, made_with
 from selma.workspace import MERGED, REPORT, Workspace, inside, manifest, write_bytes
 
@@ -203,6 +205,7 @@ def _body(
         adapter=_adapter(config),
         skills=[expert.skill for expert in experts],
         card=card,
+        judged=judged(card, judge_checks(Workspace(config.run_folder))) if card else [],
         conclusion=" ".join(tables.conclusion(card)) if card else "",
         sheet=f"{GALLERY}/{SHEET}" if (merged.folder / GALLERY / SHEET).is_file() else None,
         recipe=_yaml(_recipe(config, merged)),

@@ -71,6 +71,16 @@ class DetectorJudge:
         rules = self._settings.model_dump(include={"threshold", "counting_threshold", "most"})
         return recipe_key({"detector": self._detector.fingerprint, "rules": rules, "version": 1})
 
+    @property
+    def about(self) -> dict[str, str]:
+        asked = self._settings
+        return {
+            "weights": self._detector.fingerprint,
+            "wording": f"plain questions, read as boxes above {asked.threshold:g}, counted above "
+            f"{asked.counting_threshold:g}",
+            "precision": "fp32",
+        }
+
     def answer(
         self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
@@ -80,6 +80,17 @@ class Reader(Protocol):
 
     def unread(self, questions: Sequence[str]) -> list[str]:
         """Those of the questions that it cannot read; loads no weights."""
+        ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A judge that tells what it is."""
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """Of the fields of `records.scores.JudgeInfo`: weights, wording and precision; loads no
+        weights."""
         ...
 
 

@@ -34,6 +34,9 @@ class JudgeKind(CheckedKind):
     """settings → where its weights lie, if they are on this machine; see `same_weights`."""
     chooses: bool = True
     """Whether it can be asked multiple-choice questions: see `judge.Chooser`."""
+    known: Callable[[Any], str] = lambda judge: ""
+    """settings → a sentence on published numbers by this judge that others do not reach, if any is
+    known."""
     spells: bool = False
     """Whether it tells how likely an answer's spellings are: see `judge.Speller`."""
 
@@ -102,6 +105,14 @@ def _look_detector(settings: DetectorJudge, key: str) -> Iterator[str]:
             yield f"{key}.model: {folder} must hold {what}, but has none."
 
 
+KNOWN = {
+    "Salesforce/blip2-flan-t5-xl": "TIFA's and SELMA's numbers were made by LAVIS's program of "
+    "these weights; transformers' own way with images and queries changed over versions.",
+    "Salesforce/blip-vqa-capfilt-large": "SELMA's and DSG's numbers are mPLUG-large's, which no "
+    "other judge reaches: compare gains.",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "TIIF's published numbers are by its 72B or GPT-4o.",
+}
+"""Model → what is known of published numbers that were made by it, or by what it stands for."""
 JUDGES = Table(
     "judge",
     "selma.judges",
@@ -109,9 +120,22 @@ JUDGES = Table(
         _toybox("toybox-a"),
         _toybox("toybox-b"),
         JudgeKind(
-            "transformers", _load_local, LocalJudge, folder=_folder, spells=True, look=_look_local
+            "transformers",
+            _load_local,
+            LocalJudge,
+            folder=_folder,
+            spells=True,
+            look=_look_local,
+            known=lambda judge: KNOWN.get(judge.model, ""),
         ),
-        JudgeKind("openai", _load_served, ServedJudge, spells=True, look=_look_served),
+        JudgeKind(
+            "openai",
+            _load_served,
+            ServedJudge,
+            spells=True,
+            look=_look_served,
+            known=lambda judge: "What a server calls by one name may change behind it.",
+        ),
         JudgeKind(
             "detector",
             _load_detector,
@@ -119,6 +143,10 @@ JUDGES = Table(
             folder=_folder,
             chooses=False,
             look=_look_detector,
+            known=lambda judge: (
+                "GenEval's own detector, Mask2Former in mmdet, is not run here, and misjudges "
+                "models of today by up to 17.7 points (arXiv:2512.16853)."
+            ),
         ),
     ],
 )

@@ -68,6 +68,10 @@ class ServedVqaJudge:
             }
         )
 
+    @property
+    def about(self) -> dict[str, str]:
+        return {"weights": "behind a server", "wording": self._words, "precision": "the server's"}
+
     def answer(
         self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from selma.backbones.hub import folder_digest
 from selma.backbones.judges.judge import NOT_READ, FirstToken, Spelled, parts
+from selma.backbones.judges.wordings import QUESTION
 from selma.backbones.quiet import quiet
 from selma.errors import ModelError
 from selma.image_modes import plain_rgb
@@ -38,6 +39,10 @@ class ToyboxJudge:
     @cached_property
     def fingerprint(self) -> str:
         return folder_digest(self.folder)[:16]
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {"weights": self.fingerprint, "wording": QUESTION["bare"], "precision": "fp32"}
 
     @cached_property
     def _network(self) -> Any:

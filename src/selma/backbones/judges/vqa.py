@@ -79,10 +79,9 @@ class VqaJudge:
     def fingerprint(self) -> str:
         """Changes with weights, wording, decoding and precision; not with batch size or device."""
         asked = self._settings
-        weights = weights_digest(asked.model, asked.revision, setting=self._setting)
         return recipe_key(
             {
-                "weights": weights,
+                "weights": self._weights,
                 "words": self._words,
                 "beams": asked.beams,
                 "length_penalty": asked.length_penalty if asked.beams > 1 else None,
@@ -91,6 +90,20 @@ class VqaJudge:
                 "precision": asked.precision,
             }
         )
+
+    @cached_property
+    def _weights(self) -> str:
+        return weights_digest(self._settings.model, self._settings.revision, setting=self._setting)
+
+    @property
+    def about(self) -> dict[str, str]:
+        name, _, commit = self._weights.rpartition("@")
+        weights = f"{name}@{commit[:16]}" if name else commit[:16]
+        return {
+            "weights": weights,
+            "wording": self._words,
+            "precision": self._settings.precision,
+        }
 
     def answer(
         self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]

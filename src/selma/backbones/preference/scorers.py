@@ -64,6 +64,8 @@ class Family:
     """Whose tokenizer its authors use, where the model's own files have none."""
     load: Callable[..., Forward]
     """(weights, tokenizer, device) → the network."""
+    known: str = ""
+    """A sentence on published numbers that others do not reach, if any are known."""
     convert: Callable[[Checkpoint, Path], None] | None = None
     """Writes what `load` reads of a released checkpoint into an empty folder; None where there is
     nothing to convert."""
@@ -82,6 +84,12 @@ class ScorerKind(CheckedKind):
     """Of a network; its `convert` is what `selma score convert` calls."""
 
 
+_HPS_KNOWN = (
+    "Others get 28.7 where over 30 is published for v2.1 (HPSv2, issues 27, 33 and 43); bicubic "
+    "with antialias or without it is part of that."
+)
+
+
 def _hps(version: str, *, antialias: bool = True) -> Family:
     how = "with" if antialias else "without"
     return Family(
@@ -91,6 +99,7 @@ def _hps(version: str, *, antialias: bool = True) -> Family:
         "and deviation; text by ftfy, 77 tokens; float32",
         _LAION,
         partial(clip.load_hps, antialias=antialias),
+        _HPS_KNOWN,
         clip.convert_hps,
     )
 
@@ -103,7 +112,7 @@ _PICKSCORE = Family(
     "text 77 tokens; float32",
     _LAION,
     clip.load_pickscore,
-    clip.convert_clip,
+    convert=clip.convert_clip,
 )
 _IMAGEREWARD = Family(
     "ImageReward v1.0",
@@ -112,7 +121,7 @@ _IMAGEREWARD = Family(
     f"text {imagereward.TOKENS} tokens; float32",
     "google-bert/bert-base-uncased",
     imagereward.load_imagereward,
-    imagereward.convert_imagereward,
+    convert=imagereward.convert_imagereward,
 )
 _CLIP = Family(
     "CLIP score",
@@ -121,6 +130,7 @@ _CLIP = Family(
     "deviation; text as long as the model reads; float32",
     None,
     clip.load_clip_score,
+    "CLIP scores differ by the model, the prompt's prefix and Pillow's version (DSG, issue 6).",
     clip.convert_clip,
 )
 
@@ -222,6 +232,11 @@ class NetworkScorer:
     @property
     def preprocessing(self) -> str:
         return self.family.preprocessing
+
+    @property
+    def known(self) -> str:
+        """What is known of its published numbers; "" for nothing."""
+        return self.family.known
 
     @property
     def weights(self) -> str:

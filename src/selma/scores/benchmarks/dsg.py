@@ -217,4 +217,6 @@ DSG = Benchmark(
     ),
     source="arXiv:2310.18235; github.com/j-min/DSG",
     licence="Apache-2.0",
+    known="On DSG's own answers about SD 2.1's images mPLUG-large gives 81.5 by SELMA's rule, "
+    "where the paper has 70.3 for SD v2: which images or mPLUG it had is not known.",
 )

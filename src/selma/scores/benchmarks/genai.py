@@ -137,4 +137,6 @@ GENAI = Benchmark(
     ),
     source="arXiv:2406.13743; huggingface.co/datasets/BaiqiL/GenAI-Bench-1600",
     licence="not stated with the data; its program is Apache-2.0",
+    known="Published VQAScores are CLIP-FlanT5-XXL's, which only t2v_metrics 3.0 runs; another "
+    "judge's are on another scale.",
 )

@@ -109,6 +109,8 @@ class Benchmark:
     source: str = ""
     licence: str = ""
     """The files' licence."""
+    known: str = ""
+    """A sentence on published numbers that others do not reach, and why, if any are known."""
 
     def rules(self, name: RulesName) -> Rules:
         """The rules of this name. Raises ConfigError for released ones that nobody knows."""

@@ -152,4 +152,5 @@ ONEIG = Benchmark(
     ),
     source="arXiv:2506.07977; github.com/OneIG-Bench/OneIG-Benchmark",
     licence="not stated by its authors",
+    known="Its program leaves out images that are black, and asks Qwen2.5-VL-7B.",
 )

@@ -120,4 +120,6 @@ TIFA = Benchmark(
     ),
     source="arXiv:2303.11897; github.com/Yushi-Hu/tifa",
     licence="Apache-2.0",
+    known="SELMA's program words choices differently from TIFA's; scores under two wordings "
+    "differ.",
 )

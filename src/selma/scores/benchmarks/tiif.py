@@ -179,4 +179,5 @@ TIIF = Benchmark(
     files=_files(),
     source="arXiv:2506.02161; github.com/A113N-W3I/TIIF-Bench",
     licence="not stated by its authors",
+    known="Published numbers are GPT-4o's, which changes, asked all questions of an image at once.",
 )
