@@ -50,7 +50,7 @@ Keep = Annotated[
 """Nobody reads it: from here on, items are."""
 Base = Annotated[
     str | None,
-    typer.Option(help='"toybox" or a diffusers folder; where a format\'s names need it.'),
+    typer.Option(help="A short name or a diffusers folder; where a format's names need it."),
 ]
 AllLayers = Annotated[
     bool, typer.Option("--all-layers", help="Show each layer, not the five farthest from the mean.")

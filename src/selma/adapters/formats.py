@@ -73,16 +73,26 @@ class Spelled(NamedTuple):
     """Whether each layer says its alpha; None if those alone do that have another than the rank."""
     t5: Mapping[str, str] = {}
     """As `texts`, where the text encoder is a T5."""
+    gemma: Mapping[str, str] = {}
+    """As `texts`, where the text encoder is a Gemma."""
 
     def text(self, key: str) -> str | None:
         """What a text encoder's layer has before its path; None if the layout has no name."""
         component, module = names.split(key)
+        if names.of_gemma(module):
+            return self.gemma.get(component)
         return (self.t5 if names.of_t5(module) else self.texts).get(component)
 
 
 _KOHYA_TEXTS = {names.TEXT: "lora_te1_", names.TEXT_2: "lora_te2_"}
 SPELLED = {
-    "kohya": Spelled("lora_unet_", True, _KOHYA_TEXTS, t5=dict.fromkeys(names.TEXTS, "lora_te3_")),
+    "kohya": Spelled(
+        "lora_unet_",
+        True,
+        _KOHYA_TEXTS,
+        t5=dict.fromkeys(names.TEXTS, "lora_te3_"),
+        gemma={names.TEXT: "lora_te_"},
+    ),
     "comfyui": Spelled(
         "diffusion_model.",
         True,
@@ -94,12 +104,14 @@ SPELLED = {
         factors=("lora_A", "lora_B"),
         alphas=None,
         t5=dict.fromkeys(names.TEXTS, "text_encoders.t5xxl.transformer."),
+        gemma={names.TEXT: "text_encoders.gemma2_2b.transformer.model."},
     ),
     "onetrainer": Spelled(
         "lora_transformer_",
         False,
         _KOHYA_TEXTS,
         t5={names.TEXT: "lora_te_", names.TEXT_2: "lora_te2_", names.TEXT_3: "lora_te3_"},
+        gemma={names.TEXT: "lora_te_"},
     ),
     "simpletuner": Spelled("lycoris_", False),
 }
@@ -317,10 +329,12 @@ def _in_model(component: str, module: str) -> str:
 
 
 def _of_transformer(layers: Mapping[str, LayerFile]) -> bool:
-    """Whether the layers are a transformer's, perhaps with text encoders, or a T5's, which no UNet
-    goes with."""
+    """Whether the layers are a transformer's, perhaps with text encoders, or a T5's or a
+    Gemma's, which no UNet goes with."""
     parts = map(names.split, layers)
-    return any(c not in (names.UNET, *names.TEXTS) or names.of_t5(m) for c, m in parts)
+    return any(
+        c not in (names.UNET, *names.TEXTS) or names.of_t5(m) or names.of_gemma(m) for c, m in parts
+    )
 
 
 def _write_transformer(path: Path, adapter: Adapter, model: Model | None, *, to: str) -> None:
@@ -449,7 +463,8 @@ def _families(
     if not families or ("sdxl" in families and len(families) > 1):
         raise AdapterError(
             "kohya's names differ between SD and SDXL, and these layers do not tell which they "
-            "belong to. Name the model with --base (toybox or a diffusers folder)."
+            "belong to. Name the model with --base (a short name of selma bases, or a diffusers "
+            "folder)."
         )
     return families, known[0]
 

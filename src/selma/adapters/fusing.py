@@ -40,6 +40,8 @@ def fuse(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AdapterError(f"{out} must be a new folder, but something is there.")
     model = read_model(base)
+    if not model.files:
+        raise AdapterError(f"Fusing needs the base's own files, but {base} is no folder of them.")
     kind = kind_of(adapter)
     if kind.weight_changes is None:
         raise AdapterError(

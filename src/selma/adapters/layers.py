@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from selma.adapters import names
 from selma.adapters.layouts import LAYOUTS
-from selma.adapters.layouts.layout import CLIP_G, CLIP_L, T5_XXL, Layout, Place, Size
+from selma.adapters.layouts.layout import CLIP_G, CLIP_L, GEMMA, T5_XXL, Layout, Place, Size
 from selma.adapters.original import original_paths
 from selma.backbones.families import FAMILIES
 from selma.backbones.families.family import Config, Family
@@ -314,6 +314,10 @@ _T5 = re.compile(
     r"(?:(0)[._](SelfAttention)[._]([qkvo])|(1)[._](DenseReluDense)[._](wi_[01]|wo))"
 )
 
+_GEMMA = re.compile(
+    r"(?:model[._])?layers[._](\d+)[._](?:(self_attn)[._]([qkvo]_proj)|(mlp)[._]((?:gate|up|down)_proj))"
+)
+
 
 class _Encoder(NamedTuple):
     path: re.Pattern[str]
@@ -321,7 +325,8 @@ class _Encoder(NamedTuple):
     """What its layers' names have before the number of the block."""
     layers: int
     sides: Mapping[str, str]
-    """Layer → its output and its input: states, inside of attention, inside of the MLP."""
+    """Layer → its output and its input: states, inside of attention (of queries, of keys and
+    values), inside of the MLP."""
     widths: Mapping[str, int]
 
 
@@ -331,7 +336,14 @@ _SIDES_OF_CLIP = {
     "fc2": "sm",
 }
 _SIDES_OF_T5 = {**dict.fromkeys("qkv", "as"), "o": "sa", "wi_0": "ms", "wi_1": "ms", "wo": "sm"}
+_SIDES_OF_GEMMA = {
+    **{"q_proj": "qs", "k_proj": "ks", "v_proj": "ks", "o_proj": "sq"},
+    **{"gate_proj": "ms", "up_proj": "ms", "down_proj": "sm"},
+}
 _ENCODERS = {
+    GEMMA: _Encoder(
+        _GEMMA, "layers", 26, _SIDES_OF_GEMMA, {"s": 2304, "q": 2048, "k": 1024, "m": 9216}
+    ),
     CLIP_L: _Encoder(_CLIP, "encoder.layers", 12, _SIDES_OF_CLIP, {"s": 768, "m": 3072}),
     CLIP_G: _Encoder(_CLIP, "encoder.layers", 32, _SIDES_OF_CLIP, {"s": 1280, "m": 5120}),
     T5_XXL: _Encoder(_T5, "encoder.block", 24, _SIDES_OF_T5, {"s": 4096, "a": 4096, "m": 10240}),

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from selma.adapters import names
 from selma.adapters.headers import opened, tensor_names
-from selma.adapters.layers import Layers, layers_of, squeezed
+from selma.adapters.layers import Layers, known_models, layers_of
 from selma.adapters.layouts import layout_of
 from selma.adapters.layouts.layout import Layout
 from selma.adapters.reading import AdapterFile, LayerFile
+from selma.backbones.bases import row_of
 from selma.backbones.families import family_of as family_named
 from selma.errors import AdapterError, ModelError
 from selma.paths import AnyPath, require_path
@@ -48,17 +49,22 @@ class Model:
     """Layer → its weight's shape, [out, in] or [out, in, k, k]."""
     layout: Layout | None = None
     """What files call the layers of its transformer."""
+    released: Layers | None = None
+    """What is known of a released model whose files are not at hand."""
 
     @cached_property
     def layers(self) -> Layers:
         """Its layers, by every name that files give them."""
-        return Layers(str(self.folder), self.shapes, layout=self.layout)
+        return self.released or Layers(str(self.folder), self.shapes, layout=self.layout)
 
 
 def read_model(model: AnyPath) -> Model:
-    """One of toybox's bases by name, or the model in a diffusers folder. Raises ConfigError or
-    ModelError."""
-    folder = _folder(os.fspath(require_path(model)))
+    """One of toybox's bases by name, the model in a diffusers folder, or what is known of a base by
+    its short name, without its files. Raises ConfigError or ModelError."""
+    name = os.fspath(require_path(model))
+    if not Path(name).exists() and (known := _released(name)) is not None:
+        return known
+    folder = _folder(name)
     index = _json(folder / "model_index.json")
     base = family_named(index.get("_class_name"), model=str(folder))
     denoiser = _json(folder / base.component / "config.json")
@@ -83,19 +89,41 @@ def read_model(model: AnyPath) -> Model:
     )
 
 
+def _released(name: str) -> Model | None:
+    """What is known of a base of the table, which is not at hand; None of any other."""
+    row = row_of(name)
+    layers = next(
+        (m for group in known_models() for m in group if row and row.layers == m.model), None
+    )
+    if row is None or layers is None:
+        return None
+    about = row.architecture
+    return Model(
+        folder=Path(name),
+        family=FAMILIES.get(layers.model),
+        prediction=about.prediction,
+        image_px=about.image_px,
+        files={},
+        shapes=layers.shapes,
+        layout=layers.layout,
+        released=layers,
+    )
+
+
 def require_fit(layers: Mapping[str, LayerFile], base: Layers, *, who: object) -> None:
     """Raise AdapterError unless the base has each of the adapter's layers in its shape."""
-    missing = [key for key in layers if key not in base.shapes]
+    missing = [key for key in layers if not base.has(key)]
     if missing:
         raise AdapterError(
             f"{who} changes {counted(len(layers), 'layer')}, of which {base.model} has "
             f"{len(layers) - len(missing)}; it has no {missing[0]}. It was made for another model."
         )
     for key, layer in layers.items():
-        if squeezed(layer.weight_shape) != squeezed(base.shapes[key]):
+        if not base.fits(key, layer.weight_shape):
+            shape = base.shape(key)
             raise AdapterError(
                 f"{who}: the change of {key} is for a weight of {list(layer.weight_shape)}, but "
-                f"that in {base.model} is {list(base.shapes[key])}."
+                f"that in {base.model} is {list(shape) if shape else 'another'}."
             )
 
 
@@ -151,7 +179,8 @@ def _json(path: Path) -> dict[str, Any]:
         value = json.loads(plain_text(path, most=MOST_SETTINGS))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
-            f'--base must be "toybox" or a diffusers folder, but {path} cannot be read: {error}'
+            '--base must be "toybox", a diffusers folder or a short name (selma bases), but '
+            f"{path} cannot be read: {error}"
         ) from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} must be a mapping.")

@@ -42,6 +42,11 @@ def of_t5(module: str) -> bool:
     return module.startswith("encoder.block.")
 
 
+def of_gemma(module: str) -> bool:
+    """Whether this is the path of a language model's layer that reads texts for a denoiser."""
+    return module.startswith("layers.")
+
+
 def plain(component: str, module: str) -> str:
     """Our name for a layer that a file names by its path in the model."""
     return f"{component}.{module.removeprefix('text_model.') if component in TEXTS else module}"

@@ -187,6 +187,12 @@ T5S: dict[str, Mapping[str, tuple[str, ...]]] = {
 }
 """Program → diffusers' class → what stands before the layers of its T5; none in other programs."""
 
+GEMMAS: dict[str, Mapping[str, tuple[str, ...]]] = {
+    "comfyui": {_LUMINA: ("text_encoders.gemma2_2b.transformer.model.",)},
+    "kohya": {_LUMINA: ("lora_te_",)},
+}
+"""As `T5S`, of Gemma's layers."""
+
 PROGRAMS = tuple(TRANSFORMERS)
 
 _COMFY_IN_UNETS = (
@@ -339,6 +345,8 @@ def _text_prefixes(program: str, model: Layers) -> Iterator[tuple[str, str, str]
     if model.layout is not None:
         for prefix in T5S.get(program, {}).get(model.layout.transformer, ()):
             yield names.T5, prefix, "encoder.block."
+        for prefix in GEMMAS.get(program, {}).get(model.layout.transformer, ()):
+            yield names.TEXT, prefix, "layers."
 
 
 def _unet_of(model: Layers) -> str | None:

@@ -35,6 +35,7 @@ NAMED_MODELS = {
     "clip_h.transformer.": names.TEXT,
     "clip_g.transformer.": names.TEXT_2,
     "t5xxl.transformer.": names.T5,
+    "gemma2_2b.transformer.model.": names.TEXT,  # of Lumina 2
     "clip_l.": names.TEXT,
     "clip_g.": names.TEXT_2,
     "t5xxl.": names.T5,
@@ -46,7 +47,7 @@ _SCHEMES = (
     ("kohya", r"lora_(unet|te[123]?)_"),
     ("onetrainer", r"lora_transformer_"),
     ("simpletuner", r"lycoris_"),
-    ("comfyui", r"(model\.)?diffusion_model\.|text_encoders\.|(clip_[lgh]|t5xxl)\."),
+    ("comfyui", r"(model\.)?diffusion_model\.|text_encoders\.|(clip_[lgh]|t5xxl|gemma2_2b)\."),
     ("peft", r"base_model\.model\."),
 )
 

@@ -64,6 +64,8 @@ class Base:
     undistilled: str | None = None
     """Of a base that was distilled to few steps, and that training would spoil: the one to train.
     Its adapters may be drawn with this one."""
+    layers: str | None = None
+    """What `adapters.layers` calls the released model whose layers it has."""
     paper: str | None = None
     """What the paper's tables (arXiv:2403.06952) call it; None where they have it not."""
 
@@ -129,6 +131,7 @@ BASES: dict[str, Base] = {
             parts=_SD1,
             note="table 1",
             paper="SD v1.4",
+            layers="SD 1",
         ),
         Base(
             "sd-1.5",
@@ -139,6 +142,7 @@ BASES: dict[str, Base] = {
             licence=_RAIL,
             parts=_SD1,
             note="not in the paper; runwayml's repository was deleted, this is its mirror",
+            layers="SD 1",
         ),
         Base(
             "sd-2",
@@ -150,6 +154,7 @@ BASES: dict[str, Base] = {
             parts=_SD2,
             note=f"tables 1-4; the released code's default; {_GONE}",
             paper="SD v2",
+            layers="SD 2",
         ),
         Base(
             "sd-2-base",
@@ -160,6 +165,7 @@ BASES: dict[str, Base] = {
             licence=_RAIL_PLUS,
             parts=_SD2,
             note=f"not in the paper; {_GONE}",
+            layers="SD 2",
         ),
         Base(
             "sd-2.1",
@@ -170,6 +176,7 @@ BASES: dict[str, Base] = {
             licence=_RAIL_PLUS,
             parts=_SD2,
             note=f"not in the paper; {_GONE}",
+            layers="SD 2",
         ),
         Base(
             "sd-2.1-base",
@@ -180,6 +187,7 @@ BASES: dict[str, Base] = {
             licence=_RAIL_PLUS,
             parts=_SD2,
             note=f"not in the paper; {_GONE}",
+            layers="SD 2",
         ),
         Base(
             "sdxl",
@@ -193,6 +201,7 @@ BASES: dict[str, Base] = {
             parts="U-Net 2567M, CLIP ViT-L/14 and OpenCLIP ViT-bigG/14, VAE f8",
             note="tables 1, 3 and 8; guidance 7.5 by the paper's words, 5.0 by its released code",
             paper="SDXL",
+            layers="SDXL",
         ),
         Base(
             "sd-3.5-medium",
@@ -204,6 +213,7 @@ BASES: dict[str, Base] = {
             licence="stabilityai-ai-community",
             parts="MMDiT-X 2.5B, CLIP ViT-L/14, OpenCLIP ViT-bigG/14, T5-XXL, VAE f8 c16",
             note="not in the paper; steps and guidance are its pipeline's; gated on the Hub",
+            layers="SD 3 or 3.5 medium",
         ),
         Base(
             "flux.2-klein-base-4b",
@@ -214,6 +224,7 @@ BASES: dict[str, Base] = {
             licence=_APACHE,
             parts=_KLEIN,
             note="not in the paper; steps and guidance are its pipeline's",
+            layers="FLUX.2 klein 4B",
         ),
         Base(
             "flux.2-klein-4b",
@@ -226,6 +237,7 @@ BASES: dict[str, Base] = {
             parts=_KLEIN,
             note="distilled to four steps without guidance",
             undistilled="flux.2-klein-base-4b",
+            layers="FLUX.2 klein 4B",
         ),
         Base(
             "z-image",
@@ -236,6 +248,7 @@ BASES: dict[str, Base] = {
             licence=_APACHE,
             parts="6B, Qwen3-4B, VAE f8 c16",
             note="not in the paper; steps and guidance are its pipeline's, for which 0 is none",
+            layers="Z-Image",
         ),
         Base(
             "z-image-turbo",
@@ -248,6 +261,7 @@ BASES: dict[str, Base] = {
             parts="6B, Qwen3-4B, VAE f8 c16",
             note="distilled to few steps without guidance",
             undistilled="z-image",
+            layers="Z-Image",
         ),
         Base(
             "qwen-image",
@@ -258,6 +272,7 @@ BASES: dict[str, Base] = {
             licence=_APACHE,
             parts="20B, Qwen2.5-VL-7B, VAE f8 c16",
             note="not in the paper; steps and guidance are its pipeline's",
+            layers="Qwen-Image",
         ),
         Base(
             "flux.1-dev",
@@ -269,6 +284,7 @@ BASES: dict[str, Base] = {
             licence="flux-1-dev-non-commercial-license",
             parts="12B, CLIP ViT-L/14, T5-XXL, VAE f8 c16",
             note="not in the paper; guidance is what the network is told; gated on the Hub",
+            layers="FLUX.1",
         ),
         Base(
             "sana",
@@ -280,6 +296,7 @@ BASES: dict[str, Base] = {
             licence="NSCL v2-custom",
             parts="1.6B, Gemma2-2B, DC-AE f32 c32",
             note="not in the paper; steps and guidance are its pipeline's",
+            layers="Sana 1.6B",
         ),
         Base(
             "lumina-2",
@@ -291,6 +308,7 @@ BASES: dict[str, Base] = {
             licence=_APACHE,
             parts="2.6B, Gemma2-2B, VAE f8 c16",
             note="not in the paper; steps and guidance are its pipeline's",
+            layers="Lumina 2",
         ),
         Base(
             "chroma",
@@ -302,6 +320,7 @@ BASES: dict[str, Base] = {
             licence=_APACHE,
             parts="8.9B, T5-XXL, VAE f8 c16",
             note="not in the paper; steps and guidance are its pipeline's",
+            layers="Chroma",
         ),
     )
 }  # fmt: skip
@@ -315,6 +334,12 @@ def located(base: BaseConfig) -> BaseConfig:
         return base
     revision = base.revision or BASES[base.model].revision
     return base.model_copy(update={"model": repository, "revision": revision})
+
+
+def row_of(model: str) -> Base | None:
+    """The row of a short name or of its repository; None of any other."""
+    rows = (row for row in BASES.values() if row.repository == model)
+    return BASES.get(model) or next(rows, None)
 
 
 def place_of(model: str) -> str:

@@ -63,7 +63,7 @@ def same(*modules: str) -> tuple[Original, ...]:
     return tuple(Original(module, (module,)) for module in modules)
 
 
-CLIP_L, CLIP_G, T5_XXL = "CLIP-L", "OpenCLIP-G", "T5-XXL"
+CLIP_L, CLIP_G, T5_XXL, GEMMA = "CLIP-L", "OpenCLIP-G", "T5-XXL", "Gemma 2 2B"
 
 
 class Size(NamedTuple):
@@ -104,7 +104,7 @@ class Layout:
     sizes: Mapping[str, Size]
     """Released model → its size, by which names that several families have are told apart."""
     texts: Mapping[str, str] = field(default_factory=dict)
-    """Text encoder that adapters change → what it is (`CLIP_L`, `CLIP_G` or `T5_XXL`)."""
+    """Text encoder that adapters change → what it is (`CLIP_L`, `CLIP_G`, `T5_XXL` or `GEMMA`)."""
     kohya_splits: bool = False
     """Whether kohya's trainers keep diffusers' layers apart, rather than the original's."""
     kohya_module: str = "networks.lora"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selma.adapters.layouts.layout import Layout, Size, grouped, joined, renamed
+from selma.adapters.layouts.layout import GEMMA, Layout, Size, grouped, joined, renamed
 
 STACKS = ("layers", "noise_refiner", "context_refiner")
 
@@ -40,5 +40,6 @@ LAYOUT = Layout(
     sizes={
         "Lumina 2": Size(2304, {"layers": 26, "noise_refiner": 2, "context_refiner": 2}),
     },
+    texts={"text_encoder": GEMMA},
     kohya_module="networks.lora_lumina",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selma.adapters.layouts.layout import Layout, Size, joined, renamed
+from selma.adapters.layouts.layout import GEMMA, Layout, Size, joined, renamed
 
 BLOCK, OF = "transformer_blocks.#.", "blocks.#."
 
@@ -41,4 +41,5 @@ LAYOUT = Layout(
         "Sana 1.6B": Size(2240, {"transformer_blocks": 20}),
         "Sana 1.5 4.8B": Size(2240, {"transformer_blocks": 60}),
     },
+    texts={"text_encoder": GEMMA},
 )

@@ -251,6 +251,8 @@ def require_rotations_fit(
     file: RotationFile, shapes: Mapping[str, tuple[int, ...]], *, who: object
 ) -> None:
     """Raise AdapterError unless a model with weights of these shapes has each layer."""
+    if not shapes:
+        raise AdapterError(f"{who} turns layers of unknown shapes: name the base's folder.")
     missing = [key for key in file.layers if key not in shapes]
     if missing:
         raise AdapterError(f"{who} turns {missing[0]}, which this model has not.")

@@ -39,8 +39,8 @@ def print_lettering(result: Mapping[str, Any], console: Console) -> None:
     )
     if without := result["prompts_without_text"]:
         console.print(
-            f"Left out: {counted(len(without), 'prompt that asks', 'prompts that ask')} for no text, "
-            f"{quoted(without[0])} first.",
+            f"Left out: {counted(len(without), 'prompt that asks', 'prompts that ask')} for no "
+            f"text, {quoted(without[0])} first.",
             highlight=False,
             markup=False,
         )
