@@ -109,6 +109,12 @@ def place(keys: Iterable[str | int], most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+def mistake_at(keys: Iterable[str | int], message: str) -> str:
+    """A message with the place that it is about before it; of the whole record it has none."""
+    where = place(keys)
+    return f"{where}: {message}" if where else message
+
+
 class _Short(reprlib.Repr):
     """Four entries of a container, and two levels of them."""
 

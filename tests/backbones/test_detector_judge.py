@@ -73,6 +73,15 @@ def box(name: str, x: float, y: float, *, score: float = 0.95, side: float = 20)
         ("Are there two dogs?", "yes"),
         ("Are there three dogs?", "no"),
         ("Are there exactly 2 dogs?", "yes"),
+        ("Are there twelve dogs?", "no"),
+        ("Is there one cat?", "yes"),
+        ("Is there exactly one dog?", "no"),
+        ("Is there only 1 cat?", "yes"),
+        ("Is there a single teddy bear?", "yes"),
+        ("Are there sixteen cats?", "no"),
+        ("Are there seventeen cats?", NOT_READ),
+        ("Are there 100 cats?", NOT_READ),
+        ("Are there zero cats?", NOT_READ),
         ("Is there a teddy bear?", "yes"),
         ("Are there teddy bears?", "yes"),
         ("Are there sheep?", "no"),
@@ -106,9 +115,16 @@ def test_faint_boxes_are_there_but_not_counted() -> None:
     assert says(boxes, "Are there two dogs?") == "no"
     assert says(boxes, "Is there a cat?") == "no"
     many = [box("dog", x, 50) for x in range(0, 100, 5)]
-    assert says(many, "Are there 16 dogs?") == "yes", "at most 16 of a class"
+    assert says(many, "Are there 16 dogs?") == "no", "there are 20"
+    assert says(many[:16], "Are there sixteen dogs?") == "yes"
+    # It counts up to 16, and does not say no to more.
+    assert says(many, "Are there 20 dogs?") == says(many, "Are there twenty dogs?") == NOT_READ
     ((answer,),) = judge(many, most=30).answer([Image.new("RGB", (9, 9))], [["Are there 20 dogs?"]])
     assert answer[0] == "yes"
+
+
+def test_it_says_what_it_reads() -> None:
+    assert judge(most=30).reads.endswith("numbers up to 30")
 
 
 @pytest.mark.parametrize("degrees", range(0, 360, 15))

@@ -312,6 +312,8 @@ def test_questions_that_a_judge_cannot_read_are_told_once_and_counted(
     assert {model.unreadable for model in card.models} == {asked}
     shown = " ".join(capsys.readouterr().err.split())
     assert shown.count("toybox-a cannot read 1 of 3 questions, 'Is there blue?' first") == 1
+    assert "first. Such an answer counts as unreadable and earns no point." in shown
+    assert "toybox's" not in shown and "as no" not in shown
     for model in ROLES:
         recipe = manifest(folder.root / "5-scores/answers" / model)["recipe"]
         assert recipe["unread"] == 1

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from selma.config.networks import Server
+from selma.texts import mistake_at
 
 LONGEST_REASON = 300
 """Characters of a server's own words that are shown and kept."""
@@ -120,7 +121,7 @@ def _sentences(value: Any, depth: int = 0) -> Iterator[str]:
             yield from _sentences(part, depth + 1)
     elif isinstance(value, dict) and depth < 8:
         if isinstance(value.get("loc"), list) and "msg" in value:  # FastAPI's
-            yield f"{'.'.join(map(str, value['loc']))}: {value['msg']}"
+            yield mistake_at(value["loc"], str(value["msg"]))
             return
         for key in _TEXT_KEYS:
             sentences = list(_sentences(value.get(key), depth + 1))

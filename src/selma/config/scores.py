@@ -73,7 +73,8 @@ class DetectorJudge(Section):
     counting_threshold: Probability = 0.9
     """Score above which it is counted."""
     most: PositiveInt = 16
-    """Things of one class in an image."""
+    """Things of one class in an image that are looked at and counted; a question about more of them
+    is left unread."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 

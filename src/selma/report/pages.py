@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from selma.disk import make_folder, read_regular
 from selma.errors import DataError
 from selma.records.pages import Page
-from selma.texts import place
+from selma.texts import mistake_at
 from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
 
 PAGES = "pages"
@@ -82,5 +82,4 @@ def _read(path: Path) -> Page:
 
 def _first(error: ValidationError) -> str:
     mistake = error.errors()[0]
-    key = place(mistake["loc"])
-    return f"{key}: {mistake['msg']}" if key else mistake["msg"]
+    return mistake_at(mistake["loc"], mistake["msg"])

@@ -31,6 +31,7 @@ from selma.record_files import read_rows
 from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.rows import PromptAnswers, Scored
 from selma.row_files import Row, fill_rows, in_rounds
+from selma.texts import quoted
 from selma.workspace import (
     SCORES,
     Item,
@@ -41,6 +42,8 @@ from selma.workspace import (
 )
 
 ANSWERS = "answers.jsonl"
+EARNS_NOTHING = "counts as unreadable and earns no point"
+"""What becomes of an answer to a question that a judge cannot read, where scores are made."""
 WORDS = "selma"
 """The default wording of multiple-choice questions."""
 
@@ -55,10 +58,12 @@ def answer_item(
     stage: str = SCORES,
     what: str = "answers",
     words: str = WORDS,
+    unread: str = EARNS_NOTHING,
 ) -> Item:
     """Let a judge answer the questions about one model's images; a finished item is kept.
 
-    stage: whose item it is.  words: wording of multiple-choice questions. Raises DataError for an
+    stage: whose item it is.  words: wording of multiple-choice questions.  unread: what becomes of
+    an answer to a question that the judge cannot read, for the warning. Raises DataError for an
     image that is missing or broken.
     """
     wording = {"choices_prompt": words} if has_choices(benchmark_prompts) else {}
@@ -71,7 +76,7 @@ def answer_item(
     paid = (ANSWERS,) if getattr(judge, "paid", False) else ()
     item = folder.item(stage, what, model, recipe=recipe, paid=paid)
     if not item.done:
-        warn_of_unread(judge, benchmark_prompts)
+        warn_of_unread(judge, benchmark_prompts, unread)
         _fill(
             item,
             benchmark_prompts,
@@ -167,11 +172,13 @@ def unread_recipe(judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt]) ->
     return {"unread": count} if count else {}
 
 
-def warn_of_unread(judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt]) -> None:
-    """Warn of questions that the judge cannot read, once."""
+def warn_of_unread(
+    judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt], counts: str = EARNS_NOTHING
+) -> None:
+    """Warn of questions that the judge cannot read, once. counts: what becomes of such answers."""
     unread, count = _unread(judge, benchmark_prompts)
     if unread:
-        _say_unread(judge.name, len(unread), count, unread[0])
+        _say_unread(judge.name, len(unread), count, unread[0], getattr(judge, "reads", ""), counts)
 
 
 def _unread(judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt]) -> tuple[list[str], int]:
@@ -181,11 +188,14 @@ def _unread(judge: Judge, benchmark_prompts: Sequence[BenchmarkPrompt]) -> tuple
 
 
 @cache
-def _say_unread(judge: str, unread: int, questions: int, first: str) -> None:
+def _say_unread(
+    judge: str, unread: int, questions: int, first: str, reads: str, counts: str
+) -> None:
+    why = f": it reads {reads}" if reads else ""
     warn(
         f"Warning: {judge} cannot read {unread} of {counted(questions, 'question')}, "
-        f"{first!r} first: they have other words than toybox's. Such answers count as unreadable, "
-        "and as no. Name another judge, or leave these questions out."
+        f"{quoted(first)} first{why}. Such an answer {counts}. Name another judge, or leave these "
+        "questions out."
     )
 
 

@@ -19,7 +19,7 @@ from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.record import Record
 from selma.scores import faithfulness
 from selma.textfiles import read_text
-from selma.texts import place
+from selma.texts import mistake_at
 
 Matcher = Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
 """Answers and the choices of each → the index of the nearest choice."""
@@ -61,7 +61,7 @@ def read_tifa(path: AnyPath) -> list[TifaQuestion]:
         except ValidationError as error:
             mistake = error.errors()[0]
             raise DataError(
-                f"{path}, question {number}: {place(mistake['loc'])}: {mistake['msg']}."
+                f"{path}, question {number}: {mistake_at(mistake['loc'], mistake['msg'])}."
             ) from error
     if not questions:
         raise DataError(f"{path} must hold questions, but has none.")

@@ -151,6 +151,9 @@ def test_a_judge_is_named_or_described(tmp_path: Path) -> None:
         ("{kind: other, model: m}", "must be toybox-a, toybox-b, .* or a mapping"),
         ("gpt", "toybox-a"),
         ("[", "judge.yaml must hold a judge's settings"),
+        ("", "must hold a judge's settings, but: it is empty"),
+        ("# nothing\n", "but: it is empty"),
+        ("3", "settings, but: must be toybox-a"),
     ):
         path.write_text(wrong)
         with pytest.raises(ConfigError, match=says):

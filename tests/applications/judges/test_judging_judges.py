@@ -17,6 +17,7 @@ from selma.applications.judges.table import TITLE
 from selma.cli import app
 from selma.records.benchmarks import Answer
 from selma.records.judges import JudgeCheck
+from selma.scores.answering import _say_unread
 from selma.toybox.questions import claims
 from selma.toybox.scenes import sample_scene
 
@@ -133,6 +134,7 @@ def test_a_changed_scene_differs_in_that_fact_alone() -> None:
 
 
 def test_the_command_judges_both_judges_and_the_report_has_a_section(tmp_path: Path) -> None:
+    _say_unread.cache_clear()  # it is said once in a process
     out, folder = tmp_path / "checks.json", tmp_path / "run"
     (tmp_path / "run.yaml").write_text("name: little\nscores: {resamples: 200}\n")
     command = ["judge", "check", str(tmp_path / "run.yaml"), "--folder", str(folder)]
@@ -147,6 +149,12 @@ def test_the_command_judges_both_judges_and_the_report_has_a_section(tmp_path: P
     page = json.loads((folder / "6-report" / "pages" / "judges.json").read_text())
     assert page["title"] == TITLE and page["about"] == {"scores/judge": "toybox-a"}
     assert "toybox-b (chooses)" in page["headline"]
+    # A question that is turned round has words that toybox's judges were not taught.
+    words = " ".join(result.output.split())
+    assert (
+        "toybox-a cannot read" in words and "words, all of them toybox's. Such an answer" in words
+    )
+    assert "neither a yes nor a no" in words and "earns no point" not in words
     before = (kept.stat().st_mtime_ns, kept.read_bytes())
     again = CliRunner().invoke(app, [*command, "--scenes", "4"])
     assert again.exit_code == 0 and (kept.stat().st_mtime_ns, kept.read_bytes()) == before

@@ -28,7 +28,7 @@ from selma.scores.benchmarks import Dependencies, read_dsg
 from selma.scores.benchmarks.layouts import source_of
 from selma.scores.faithfulness import Reading, Verdicts
 from selma.scores.measures import DSG, Measure, Points
-from selma.texts import place, quoted
+from selma.texts import mistake_at, quoted
 
 Average = Literal["prompt", "question", "benchmark"]
 Missing = Literal["left_out", "zero", "upstream", "refuse"]
@@ -82,7 +82,7 @@ def rules_of(preset: str, changes: Mapping[str, str]) -> DsgRules:
     except ValidationError as error:
         what = error.errors()[0]
         raise ConfigError(
-            f"{place(what['loc'])}: {what['msg']}, but {quoted(what['input'])} came."
+            f"{mistake_at(what['loc'], what['msg'])}, but {quoted(what['input'])} came."
         ) from error
 
 

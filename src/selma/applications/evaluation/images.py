@@ -55,6 +55,7 @@ from selma.scores.describing import describe, known_of
 from selma.scores.networks import Loaders
 from selma.scores.soft import of_whole_prompts, soft_interval, soft_scores, whole_prompt_questions
 from selma.scores.tifa import match_choices
+from selma.texts import mistake_at
 
 
 def score_images(
@@ -198,12 +199,12 @@ def judge_from(text: str) -> AnyJudge:
         return LocalJudge(model=text)
     try:
         raw = read_yaml(path)
+        if raw is None:
+            raise ValueError("it is empty")
         judge: AnyJudge = TypeAdapter(AnyJudge).validate_python(raw)
     except (OSError, ValueError) as error:
         lines = (
-            "; ".join(
-                first_mistakes(error, lambda e: f"{'.'.join(map(str, e['loc']))}: {e['msg']}")[1]
-            )
+            "; ".join(first_mistakes(error, lambda e: mistake_at(e["loc"], e["msg"]))[1])
             if isinstance(error, ValidationError)
             else str(error)
         )

@@ -46,6 +46,7 @@ from selma.toybox import WORLD
 from selma.toybox.questions import CATEGORIES
 from selma.workspace import SCORES, Item, Workspace, write_bytes, write_json
 
+LEFT_OUT = "is counted as unread, and is neither a yes nor a no in what is found"
 LEANS = 10.0
 """Points of `yes_bias`, and per cent of `nothing`, that are a fault."""
 CONTRADICTS = 90.0
@@ -116,7 +117,8 @@ def _checked(
     seed: int,
 ) -> JudgeCheck:
     prompts = [each.prompt for each in shown]
-    answered = answer_item(prompts, setting, images.path, judge, folder, what=f"{CHECKS}/answers")
+    what = f"{CHECKS}/answers"
+    answered = answer_item(prompts, setting, images.path, judge, folder, what=what, unread=LEFT_OUT)
     item = folder.item(
         SCORES,
         CHECKS,

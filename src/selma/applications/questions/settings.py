@@ -15,7 +15,7 @@ from selma.config.questions import WrittenQuestions
 from selma.config.yaml_files import read_yaml
 from selma.errors import ConfigError
 from selma.paths import require_path
-from selma.texts import quoted
+from selma.texts import mistake_at, quoted
 
 
 class QuestionsConfig(WrittenQuestions):
@@ -64,7 +64,7 @@ def questions_config(**options: Any) -> QuestionsConfig:
     except ValidationError as error:
         mistake = error.errors()[0]
         raise ConfigError(
-            f"{mistake['loc'][0]}: {mistake['msg']}, but {quoted(mistake['input'])} came."
+            f"{mistake_at(mistake['loc'], mistake['msg'])}, but {quoted(mistake['input'])} came."
         ) from error
 
 

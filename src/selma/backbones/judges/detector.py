@@ -25,9 +25,14 @@ from selma.workspace import recipe_key
 NUMBERS = {
     word: number
     for number, word in enumerate(
-        ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), 1
+        (
+            "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+            "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
+            "eighteen", "nineteen", "twenty",
+        ),
+        1,
     )
-}
+}  # fmt: skip
 SIDES = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 """Relation → the direction in which the first thing lies."""
 COLOURS = {
@@ -69,7 +74,7 @@ class DetectorJudge:
     @cached_property
     def fingerprint(self) -> str:
         rules = self._settings.model_dump(include={"threshold", "counting_threshold", "most"})
-        return recipe_key({"detector": self._detector.fingerprint, "rules": rules, "version": 1})
+        return recipe_key({"detector": self._detector.fingerprint, "rules": rules, "version": 2})
 
     @property
     def about(self) -> dict[str, str]:
@@ -99,12 +104,19 @@ class DetectorJudge:
             )
         return answers
 
+    @property
+    def reads(self) -> str:
+        return (
+            "plain questions about things of its own classes, their colours and sides, and numbers "
+            f"up to {self._settings.most}"
+        )
+
     def unread(self, questions: Sequence[str]) -> list[str]:
         """Those that it cannot read, or that are of a thing that the detector does not know."""
         return [text for text in questions if self._read(text) is None]
 
     def _read(self, question: str) -> See | None:
-        return read(question, self._classes)
+        return read(question, self._classes, most=self._settings.most)
 
     @cached_property
     def _classes(self) -> frozenset[str]:
@@ -133,8 +145,10 @@ def is_there(seen: Seen, name: str) -> bool:
 
 
 def count_is(seen: Seen, name: str, number: int) -> bool:
-    """Of those that are seen clearly: one thing often has several faint boxes."""
-    return len(seen.of(name, least=seen.settings.counting_threshold)) == number
+    """Of those that are seen clearly: one thing often has several faint boxes. More than `most` are
+    not taken for `most`."""
+    least = seen.settings.counting_threshold
+    return sum(box.name == name and box.score > least for box in seen.boxes) == number
 
 
 def colour_is(seen: Seen, name: str, colour: str, *, every: bool) -> bool:
@@ -198,14 +212,17 @@ def lab(rgb: NDArray[np.generic]) -> NDArray[np.float64]:
     )
 
 
-def read(question: str, classes: frozenset[str]) -> See | None:
-    """What a question asks to see; None for one that is not plain, or of an unknown thing."""
+def read(question: str, classes: frozenset[str], *, most: int = 16) -> See | None:
+    """What a question asks to see; None for one that is not plain, of an unknown thing, or of a
+    number above `most`, up to which things are counted."""
     text = " ".join(question.lower().split()).removesuffix("?").strip()
     for pattern, meaning in _PATTERNS:
         if found := pattern.fullmatch(text):
             parts = found.groupdict()
             named = [_class(parts[key], classes) for key in ("first", "second") if key in parts]
             things = [thing for thing in named if thing]
+            if "number" in parts and _number(parts["number"]) > most:
+                return None
             if len(things) == len(named):
                 return meaning(parts, things)
     return None
@@ -231,9 +248,11 @@ def _of_colour(parts: dict[str, str], things: Sequence[str]) -> See:
 
 
 def _of_number(parts: dict[str, str], things: Sequence[str]) -> See:
-    word = parts["number"]
-    number = NUMBERS[word] if word in NUMBERS else int(word)
-    return partial(count_is, name=things[0], number=number)
+    return partial(count_is, name=things[0], number=_number(parts["number"]))
+
+
+def _number(word: str) -> int:
+    return 1 if word == "a single" else NUMBERS[word] if word in NUMBERS else int(word)
 
 
 def _of_side(parts: dict[str, str], things: Sequence[str]) -> See:
@@ -248,7 +267,8 @@ def _any_of(words: Iterable[str]) -> str:
 _PATTERNS: tuple[tuple[re.Pattern[str], Callable[[dict[str, str], Sequence[str]], See]], ...] = (
     (
         re.compile(
-            rf"are there (?:exactly )?(?P<number>{_any_of(NUMBERS)}|\d{{1,2}}) (?P<first>.+)"
+            r"(?:is|are) there (?:exactly |only |just )?"
+            rf"(?P<number>{_any_of(NUMBERS)}|a single|\d{{1,3}}) (?P<first>.+)"
         ),
         _of_number,
     ),

@@ -76,7 +76,8 @@ class Speller(Protocol):
 @runtime_checkable
 class Reader(Protocol):
     """A judge that knows which questions it cannot read. It answers them with a text that is
-    neither yes nor no, which counts as unreadable."""
+    neither yes nor no, which counts as unreadable. A text `reads`, if it has one, completes "it
+    reads ..." in the warning."""
 
     def unread(self, questions: Sequence[str]) -> list[str]:
         """Those of the questions that it cannot read; loads no weights."""

@@ -88,6 +88,10 @@ class ToyboxJudge:
             for asked, group in zip(questions, answers, strict=True)
         ]
 
+    @property
+    def reads(self) -> str:
+        return f"questions of at most {self._vocabulary[1]} words, all of them toybox's"
+
     def unread(self, questions: Sequence[str]) -> list[str]:
         """Those with a word that it was not taught, with none, or with more than it reads."""
         known, most = self._vocabulary

@@ -30,7 +30,7 @@ from selma.config.scores import PreferenceConfig, ScorerSettings
 from selma.config.section import require_kind
 from selma.errors import ConfigError
 from selma.registry import Table
-from selma.texts import place, quoted
+from selma.texts import mistake_at, quoted
 
 ROWS_ON_A_GPU = 16
 DIGITS = 4
@@ -181,7 +181,7 @@ def settings_of(**values: Any) -> PreferenceConfig:
     except ValidationError as error:
         what = error.errors()[0]
         raise ConfigError(
-            f"{place(what['loc'])}: {what['msg']} (came: {quoted(what['input'])})"
+            f"{mistake_at(what['loc'], what['msg'])} (came: {quoted(what['input'])})"
         ) from error
 
 

@@ -17,7 +17,7 @@ from selma.records.scores import MeasureInfo
 from selma.scores.benchmarks.layouts import Benchmark, RemoteFile, Rules, first_keys, in_folder
 from selma.scores.measures import Measure, chance, chance_repeated, geometric
 from selma.textfiles import json_rows
-from selma.texts import place
+from selma.texts import mistake_at
 
 FILE = "geneval2_data.jsonl"
 YES = ("Yes", "yes", " yes", " Yes")
@@ -51,7 +51,7 @@ def _prompt(path: Path, number: int, given: object) -> BenchmarkPrompt:
     except ValidationError as error:
         mistake = error.errors()[0]
         raise DataError(
-            f"{path}, prompt {number}: {place(mistake['loc'])}: {mistake['msg']}."
+            f"{path}, prompt {number}: {mistake_at(mistake['loc'], mistake['msg'])}."
         ) from error
     if len(row.skills) != len(row.vqa_list):
         raise DataError(
