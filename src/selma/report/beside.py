@@ -284,5 +284,6 @@ def _hps_caption(hps: dict[str, dict[str, Any]]) -> str:
                 f"Ours, {model}: {result['images']} images, {generated}"
                 + ("" if result["complete"] else ", not the benchmark's 800 of each style")
                 + f"; {scorer['name']}, {scorer['weights']}, {scorer['preprocessing']}."
+                + (f" Known: {scorer['known']}" if scorer.get("known") else "")
             )
     return " ".join(captions)

@@ -257,6 +257,7 @@ def _result(
             "preprocessing": scorer.preprocessing,
             "weights": scorer.weights,
             "fingerprint": scorer.fingerprint,
+            "known": getattr(scorer, "known", ""),
         },
         "per_image": by_style,
     }

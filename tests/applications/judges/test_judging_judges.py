@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from selma.applications.judges import asking
 from selma.applications.judges.asking import CHANGED, NOTHING, OTHER, PLAIN, SAID, everything
-from selma.applications.judges.checking import found_of, sentences
+from selma.applications.judges.checking import _judges, found_of, sentences
 from selma.applications.judges.table import TITLE
 from selma.cli import app
+from selma.config.scores import ScoresConfig
 from selma.records.benchmarks import Answer
 from selma.records.judges import JudgeCheck
 from selma.scores.answering import _say_unread
@@ -131,6 +132,15 @@ def test_a_changed_scene_differs_in_that_fact_alone() -> None:
                 continue
             gone = [fact for fact in facts if fact not in changed]
             assert gone == [claim]
+
+
+def test_all_judges_that_report_are_checked_each_once() -> None:
+    blip = {"kind": "transformers", "model": "Salesforce/blip-vqa-capfilt-large"}
+    further = {"benchmark": "toybox", "prompts": 4}
+    scores = ScoresConfig.model_validate(
+        {"further": {"a": further | {"judge": blip}, "b": further | {"judge": blip}, "c": further}}
+    )
+    assert [*_judges(scores)] == ["judge", "further.a.judge", "choosing_judge"]
 
 
 def test_the_command_judges_both_judges_and_the_report_has_a_section(tmp_path: Path) -> None:

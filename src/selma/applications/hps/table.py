@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from selma.report.fitting import Column, Row, print_fitted
-from selma.report.tables import points
+from selma.report.tables import known_sentences, points
 
 
 def print_hps(result: Mapping[str, Any], console: Console) -> None:
@@ -34,6 +34,8 @@ def print_hps(result: Mapping[str, Any], console: Console) -> None:
         f"{scorer['name']} ({scorer['weights']}): {scorer['scale']}; {scorer['preprocessing']}.",
         highlight=False,
     )
+    for sentence in known_sentences(filter(None, [scorer.get("known")])):
+        console.print(sentence, style="dim", highlight=False, markup=False)
     if not result["complete"]:
         console.print(
             "The benchmark has 800 images of each style: this number is not comparable with "
