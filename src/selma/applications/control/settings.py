@@ -151,7 +151,8 @@ class ControlScoring(Section):
     takes that of toybox or ADE20K for their images; for others, the segmenter reads the source
     image."""
     reader: Annotated[str, FileOrFolder(words=("toybox",))] = "toybox"
-    """Finds landmarks: "toybox", or a file of another program's points (docs/control.md)."""
+    """Finds landmarks: "toybox"; of faces MediaPipe's wheel or .task file; or a file of another
+    program's points (docs/control.md)."""
     features: Annotated[str, Model(words=("toybox", "inception"))] | None = "toybox"
     """Features that FID compares: "toybox" or any CLIP model's folder or Hub id for CLIP features,
     "inception" for the usual FID (needs torch-fidelity); None is off."""

@@ -1,4 +1,4 @@
-"""Who finds landmarks in images: toybox's reader, or a file of what another program found."""
+"""Who finds landmarks in images: toybox's reader, MediaPipe's of faces, or another program."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from selma.backbones.hub import folder_digest
+from selma.backbones.perception.faces import ARCHIVES, FaceLocator, has_networks
 from selma.errors import DataError
 from selma.plurals import counted
 from selma.records.landmarks import Landmark
@@ -119,13 +120,18 @@ class GivenPoints:
 
 
 def load_locator(reader: str, *, setting: str) -> Locator:
-    """The one named "toybox", one in a folder, or a file of points. Raises ModelError or DataError
-    where it is not there."""
+    """The one named "toybox", one in a folder, MediaPipe's networks in a wheel, a .task file or a
+    folder, or a file of points. Raises ModelError or DataError where it is not there."""
     if reader == "toybox":
         return ToyboxLocator()
     path = Path(reader)
     if path.is_dir():
-        return ToyboxLocator(path)
+        return FaceLocator(path) if has_networks(path) else ToyboxLocator(path)
     if not path.is_file():
-        raise DataError(f'{setting} must be "toybox" or a file of points, but {path} is not there.')
+        raise DataError(
+            f'{setting} must be "toybox", MediaPipe\'s wheel or .task file, or a file of points, '
+            f"but {path} is not there."
+        )
+    if path.suffix.lower() in ARCHIVES:
+        return FaceLocator(path)
     return GivenPoints(path)
