@@ -44,6 +44,7 @@ LAYERS: tuple[set[str], ...] = (
     {"backbones"},
     {"adapters"},
     STAGES,
+    {"engines"},
     {"finished", "runfile", "preflight", "capacity", "dev_score"},
     {"pipeline"},
     {"status"},

@@ -39,6 +39,23 @@ def _keep(context: typer.Context, keep: bool) -> bool:
     return keep
 
 
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= 10_000):
+        raise typer.BadParameter(f"must be I/N with 1 ≤ I ≤ N, as 2/8, but {text!r:.30} came.")
+    return int(number) - 1, int(count)
+
+
+Shard = Annotated[
+    Any,
+    typer.Option(
+        "--shard",
+        parser=_shard,
+        metavar="I/N",
+        help="Only the I-th of N parts, which N commands make side by side.",
+    ),
+]
+"""(number from 0, count), or None."""
 Keep = Annotated[
     bool,
     typer.Option(
@@ -168,6 +185,18 @@ def show_preferences(counts: Mapping[str, PreferenceCount]) -> None:
             f"{count.dropped} differed by no more than {count.least_difference:.4g} ({how}) and "
             "were dropped"
         )
+
+
+def show_shard(config: RunConfig, stage: str, shard: tuple[int, int]) -> None:
+    """Make a shard's part of a stage, and say what is left to others."""
+    from selma import pipeline
+
+    number, count = shard
+    left = pipeline.shard(config, stage, number, count)
+    for line in left:
+        say(line)
+    rest = "nothing is left to others." if not left else "the rest is left to others."
+    say(f"Shard {number + 1} of {count} is done; {rest}")
 
 
 def show_scorecard(scorecard: Scorecard) -> None:

@@ -83,3 +83,7 @@ class TrainingDiverged(SelmaError):
     """Loss or gradient was not finite three times in a row; the last checkpoint is kept."""
 
     exit_code = 6
+
+
+class LeftToOthers(SelmaError):
+    """This shard has done its part of an item; the rest is that of other shards."""

@@ -9,23 +9,27 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
-from selma import processes
+from selma import engines, processes
 from selma.config import Run, RunConfig, require_settings
+from selma.config.engine import LocalEngine
 from selma.config.experts import JOINT
 from selma.config.guides import GuideSettings
 from selma.config.merged import MixtureConfig
+from selma.config.networks import BaseConfig
+from selma.config.places import absolute
 from selma.config.preferences import PreferenceObjective
 from selma.config.scores import ScoresConfig
 from selma.dev_score import DevScore
 from selma.disk import failures
-from selma.errors import ConfigError
-from selma.finished import Finished
+from selma.engines.engine import Worker
+from selma.errors import ConfigError, LeftToOthers
+from selma.finished import Finished, NotFinished
 from selma.paths import AnyPath, as_path
 from selma.preflight import check
 from selma.records.adapters import AppliedAdapter, applied
@@ -53,7 +57,9 @@ from selma.workspace import (
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
     from selma.capacity import Work
+    from selma.engines import Engine
     from selma.experts.rewards import Reward
+    from selma.images.generating import Elsewhere
     from selma.scores.accepting import Accepting
     from selma.scores.networks import ScoringNetworks
 
@@ -154,6 +160,79 @@ def report(config: RunConfig) -> Path:
         return flow(this).page
 
 
+def shard(config: RunConfig, stage: str, number: int, count: int) -> list[str]:
+    """One shard's part of stage 1, 2, 3 or 5: skills of the first and third, images and answers of
+    the others. Returns what is left to other shards, in words.
+
+    number: from 0.  A stage that is finished is left as it is; what is missing when all shards are
+    done, the stage by itself makes. Raises ConfigError for an engine, or several processes.
+    """
+    if not isinstance(config.engine, LocalEngine) or processes.launched()[1] > 1:
+        raise ConfigError(
+            "A shard works in one process of its own, but an engine is set, or several processes "
+            "were launched. Leave engine out, and start each shard by itself."
+        )
+    left: list[str] = []
+    with processes.sharded(number, count), opened(config, make=[stage], several=True) as this:
+        for what, part in _parts_of(this, stage):
+            try:
+                part()
+            except LeftToOthers as error:
+                left.append(f"{what}: {error}")
+            except NotFinished as error:
+                if not error.item.name.startswith(f"{stage}/"):
+                    raise
+                left.append(f"{what}: it takes what other shards have to finish.")
+    return left
+
+
+def _parts_of(this: Stages, stage: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What of a stage can be done by itself, in words, and how; of stages 1 and 3 this shard's."""
+    config = this.config
+    if stage in (PROMPTS, EXPERTS):
+        for own in processes.shard_of(skills_alone(config)):
+            with processes.sharded(0, 1):  # all of its skill
+                yield ", ".join(own.prompts.skills), partial(_make, this.of(own), stage)
+        return
+    if stage == IMAGES:
+        for own in skills_alone(config):
+            yield ", ".join(own.prompts.skills), partial(_pairs, this.of(own))
+        return
+    experts = this.all_experts()
+    models = this.adapters_by_model(experts, this.merge_experts(experts))
+    yield from _parts_of_scores(this, models, config.scores, this.benchmark_prompts, this.folder)
+    for name in config.scores.further:
+        further = this.further(name)
+        folder = further.within(this.folder)
+        parts = _parts_of_scores(this, models, further.scores, further.prompts, folder)
+        yield from ((f"{name}, {what}", part) for what, part in parts)
+
+
+def _parts_of_scores(
+    this: Stages,
+    models: Mapping[str, Sequence[AppliedAdapter]],
+    scores: ScoresConfig,
+    prompts: Sequence[BenchmarkPrompt],
+    folder: Workspace,
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    from selma.scores.scoring import Asking
+
+    images: dict[str, Path] = {}
+    asked = repeated(prompts, scores.seeds)
+
+    def generate(model: str) -> None:
+        images[model] = this.generate(model, models[model], asked, folder=folder)
+
+    for model in models:
+        yield f"{model}, images", partial(generate, model)
+    networks = this.networks.judged_by(scores.judge)
+    yield from Asking(prompts, images, scores, folder, networks).parts()
+
+
+def _pairs(stages: Stages) -> None:
+    stages.preferences(stages.generate_pairs(stages.write_prompts()))
+
+
 def scorecard(config: RunConfig) -> Scorecard:
     """What a finished stage 5 left."""
     require_settings(config, RunConfig)
@@ -208,14 +287,84 @@ def opened(
             f"This command works in one process, but {count} were launched. Start this command by "
             "itself; several processes share `selma run` and its six stages."
         )
+    here = isinstance(config.engine, LocalEngine)
+    if not several and not here:
+        raise ConfigError(
+            "This command works in one process; engine is for `selma run` and its six stages. "
+            "Leave engine out."
+        )
     check(config, make if checked is None else checked, mistakes)
     folder = Workspace(config.run_folder)
-    with failures(folder.root, task="used", advised=True), processes.together(), folder.locked():
+    with (
+        failures(folder.root, task="used", advised=True),
+        processes.together(),
+        folder.locked(),
+        ExitStack() as stack,
+    ):
         # Not before something is made: a command that is refused leaves another run's settings.
         folder.beginning = partial(write_run_file, config, folder)
-        yield Stages(config, folder, make=make, commands=commands, work=work)
+
+        @cache
+        def engine() -> Engine:
+            """Opened when first needed: a run that is finished needs none."""
+            this = stack.enter_context(engines.opened(config.engine))
+            assert this is not None, "the local one is not asked"
+            return this
+
+        yield Stages(
+            config,
+            folder,
+            make=make,
+            commands=commands,
+            work=work,
+            engine=None if here else engine,
+        )
         if processes.main():
             write_run_file(config, folder)
+
+
+def skills_alone(config: RunConfig) -> list[RunConfig]:
+    """The run's settings with one skill each; with a joint expert, they are one."""
+    if config.experts.joint is not None:
+        return [config]
+    return [
+        config.model_copy(
+            update={"prompts": config.prompts.model_copy(update={"skills": (entry,)})}
+        )
+        for entry in config.prompts.skills
+    ]
+
+
+def _make(this: Stages, stage: str) -> None:
+    """Stage 1 or 3."""
+    prompts = this.write_prompts()
+    if stage == EXPERTS:
+        this.train_experts(this.generate_pairs(prompts))
+    else:
+        this.write_questions(prompts)
+
+
+def _is_made(config: RunConfig, stage: str) -> bool:
+    try:
+        _make(Stages(config, Workspace(config.run_folder), make=[]), stage)
+    except NotFinished:
+        return False
+    return True
+
+
+def stage_worker(stage: str) -> Callable[[str], None]:
+    """Does a stage for the settings that it is handed as JSON, in a folder that another process
+    holds. What was loaded for one skill serves the next."""
+    first: list[Stages] = []
+
+    def do(settings: str) -> None:
+        config = RunConfig.model_validate_json(settings)
+        here = config.model_copy(update={"engine": LocalEngine()})
+        if not first or first[0].config.base != here.base:
+            first[:] = [Stages(here, Workspace(here.run_folder), make=[stage])]
+        _make(first[0].of(here), stage)
+
+    return do
 
 
 class Further:
@@ -250,19 +399,32 @@ class Stages(Generic[Run]):
         make: Sequence[str],
         commands: Mapping[str, str] | None = None,
         work: Callable[[Run], Sequence[Work]] | None = None,
+        engine: Callable[[], Engine] | None = None,
     ) -> None:
         self.config = config
+        self.engine = engine
+        """Opens what does the work in other processes; None where it is done here."""
         self.folder = folder
         self.make = make
+        self.loaded: Stages[Run] = self
+        """Whose base and networks are used."""
         self.finished = Finished(folder.root, commands)
         """The same folder, in which nothing can be made."""
         self.work = work
         """What an application does with the base; None for what the six stages do."""
         self.dev_score = DevScore(config, folder, self.generate, lambda: self.networks)
 
+    def of(self, config: Run) -> Stages[Run]:
+        """The stages by settings that differ in the skills alone; what is loaded, they share."""
+        skills = Stages(config, self.folder, make=self.make, work=self.work, engine=self.engine)
+        skills.loaded = self.loaded
+        return skills
+
     def write_prompts(self) -> dict[str, list[Prompt]]:
         from selma.prompts.writing import write_prompts
 
+        if not self.config.prompts.given:
+            self._spread(PROMPTS)
         with self.at(PROMPTS) as folder, processes.main_first():
             return write_prompts(
                 self.config.prompts,
@@ -309,7 +471,7 @@ class Stages(Generic[Run]):
                 folder,
                 base=config.images.base or config.base,
                 seed=config.seed,
-                model=self.model if config.images.base is None else cache(self._drawing_model),
+                model=self._drawing,
                 adapters=self._image_adapters,
                 accepting=self._accepting(asked, folder) if asked else None,
             )
@@ -330,7 +492,7 @@ class Stages(Generic[Run]):
                 folder,
                 base=config.base,
                 seed=config.seed,
-                model=self.model,
+                model=self._drawing,
                 adapters=self._image_adapters,
             )
 
@@ -381,6 +543,7 @@ class Stages(Generic[Run]):
         from selma.experts.skills import train_experts
 
         config, preferences = self.config, self.preferences(pairs)
+        self._spread(EXPERTS)
         with self.at(EXPERTS) as folder:
             return train_experts(
                 pairs,
@@ -500,7 +663,7 @@ class Stages(Generic[Run]):
                 folder=at,
                 base=base,
                 seed=self.config.seed,
-                model=self.model,
+                model=self.model if self.engine is None else self._drawn_elsewhere,
             )
 
     def generate_by_models(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
@@ -707,7 +870,7 @@ class Stages(Generic[Run]):
 
     def model(self) -> TextToImage:
         """The base model; loaded once, at the first call."""
-        return self._model
+        return self.loaded._model
 
     @cached_property
     def _model(self) -> TextToImage:
@@ -718,6 +881,21 @@ class Stages(Generic[Run]):
         require_memory(self.config.base, work(self.config))
         return load_text_to_image(self.config.base)
 
+    def _drawing(self) -> TextToImage | Elsewhere:
+        """What generates training images."""
+        other = self.config.images.base
+        if self.engine is not None:
+            return self._drawn_elsewhere(other)
+        return self.model() if other is None else self.loaded._drawing_model
+
+    def _drawn_elsewhere(self, base: BaseConfig | None = None) -> Elsewhere:
+        """The run's base, or another, in an engine's workers."""
+        from selma.engines.elsewhere import DrawnElsewhere
+
+        assert self.engine is not None
+        return DrawnElsewhere(base or self.config.base, self.engine)
+
+    @cached_property
     def _drawing_model(self) -> TextToImage:
         """The other base that generates training images."""
         from selma.backbones.text_to_image import load_text_to_image
@@ -738,9 +916,25 @@ class Stages(Generic[Run]):
     @cached_property
     def networks(self) -> ScoringNetworks:
         """The networks of stage 5, each loaded when first needed."""
+        if self.loaded is not self:
+            return self.loaded.networks
         from selma.scores.networks import ScoringNetworks
 
-        return ScoringNetworks(self.config.scores)
+        if self.engine is None:
+            return ScoringNetworks(self.config.scores)
+        from selma.engines.elsewhere import loaders
+
+        return ScoringNetworks(self.config.scores, loaders(self.engine))
+
+    def _spread(self, stage: str) -> None:
+        """Let an engine's workers make what is missing of a stage, one skill each."""
+        if self.engine is None or stage not in self.make:
+            return
+        if missing := [each for each in skills_alone(self.config) if not _is_made(each, stage)]:
+            work = Worker(stage_worker, (stage,), alone=True)
+            settings = (absolute(each).model_dump_json() for each in missing)
+            for _ in self.engine().map(work, settings):
+                pass
 
     @cached_property
     def benchmark_prompts(self) -> list[BenchmarkPrompt]:

@@ -31,6 +31,7 @@ _HOSTED = "TORCHELASTIC_USE_AGENT_STORE"
 _SET_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 _joined = False
+_shard = 0, 1
 
 
 def launched() -> tuple[int, int]:
@@ -77,6 +78,29 @@ def alone() -> Iterator[None]:
 def share(jobs: Sequence[Job]) -> Sequence[Job]:
     """This process's part of the jobs; every job is one process's. All must give the same jobs."""
     return jobs[number() :: count()]
+
+
+@contextmanager
+def sharded(number: int, count: int) -> Iterator[None]:
+    """While the block runs, this process is one of `count` shards of a stage, the first of number
+    0, which know nothing of each other."""
+    global _shard
+    before, _shard = _shard, (number, count)
+    try:
+        yield
+    finally:
+        _shard = before
+
+
+def shard() -> tuple[int, int] | None:
+    """(number from 0, count) of this shard; None of a process that does all of a stage."""
+    return _shard if _shard[1] > 1 else None
+
+
+def shard_of(jobs: Sequence[Job]) -> Sequence[Job]:
+    """This shard's part of the jobs; of a process that is none, all. Jobs are told by their place:
+    every shard must give the same."""
+    return jobs[_shard[0] :: _shard[1]]
 
 
 def wait() -> None:

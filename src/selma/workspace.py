@@ -27,7 +27,7 @@ from selma.disk import promote as promote
 from selma.disk import sync_folder as sync_folder
 from selma.disk import write_bytes as write_bytes
 from selma.errors import DataError, WorkspaceError
-from selma.folder_lock import locked_folder
+from selma.folder_lock import locked_folder, shard_of_folder, shared_moment
 from selma.manifests import FILE as MANIFEST
 from selma.manifests import (
     NO_MANIFEST,
@@ -66,6 +66,8 @@ DECIDING: Mapping[str, tuple[str, ...]] = {
 """Stage → the packages whose versions decide the bytes of its items."""
 
 JOURNAL = "journal.jsonl"
+BEGINNING_S = 600
+"""How long a shard waits for others that begin items."""
 _PLAN_ASIDE = aside_of(Path(PLAN)).name
 
 
@@ -317,6 +319,20 @@ class Item:
         WorkspaceError for a damaged file that was paid for.
         """
         wrong = self.faults  # looked at by each before any is moved
+        if processes.shard():
+            return self._begin_shared(guests)
+        return self._begin_alone(wrong, guests)
+
+    def _begin_shared(self, guests: Collection[str]) -> Path:
+        """As a shard among others, one after another: what one has begun or finished is the
+        item of all."""
+        with shared_moment(self.root, wait_s=BEGINNING_S):
+            self._forget()
+            if self.manifest is None and not self._is_own(read_json(self.path / PLAN)):
+                self._begin_alone(self.faults, guests)
+            return self.path
+
+    def _begin_alone(self, wrong: Mapping[str, str], guests: Collection[str]) -> Path:
         self._require_unpaid(self.path, wrong)
         earlier = self.earlier()
         if earlier:
@@ -652,6 +668,11 @@ class Workspace:
         if not processes.main():
             processes.wait()
             yield
+            return
+        shard = processes.shard()
+        if shard is not None:
+            with shard_of_folder(self.root, *shard):
+                yield
             return
         with locked_folder(self.root):
             processes.wait()

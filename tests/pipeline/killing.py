@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from selma.config import RunConfig
 
 # Where times and process ids live; everything else must be equal to the byte.
-NOT_COMPARED = {"journal.jsonl", ".lock"}
+NOT_COMPARED = ("journal.jsonl", ".lock")
 
 
 def settings(folder: Path, address: str, *, run: str) -> dict[str, object]:
@@ -90,7 +90,7 @@ def tree(root: Path) -> dict[str, str]:
         if "6-report" in path.parts
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name not in NOT_COMPARED
+        if path.is_file() and not path.name.startswith(NOT_COMPARED)
     }
 
 

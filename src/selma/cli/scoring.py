@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from selma.cli.loading import load
-from selma.console import Commands, Config, Folder, Keep, show_scorecard
+from selma.console import Commands, Config, Folder, Keep, Shard, show_scorecard, show_shard
 
 
 class ConfigOrCommand(Commands):
@@ -28,8 +28,13 @@ score = typer.Typer(
 
 
 @score.command()
-def stage(config: Config, folder: Folder = None, keep: Keep = False) -> None:
+def stage(config: Config, folder: Folder = None, keep: Keep = False, shard: Shard = None) -> None:
     """Let every model of a run generate the benchmark's images, and score them."""
     from selma import pipeline
 
+    if shard is not None:
+        from selma.workspace import SCORES
+
+        show_shard(load(config, folder), SCORES, shard)
+        return
     show_scorecard(pipeline.score(load(config, folder)))

@@ -12,15 +12,18 @@ from selma.console import (
     Config,
     Folder,
     Keep,
+    Shard,
     show_benchmark_length,
     show_faults,
     show_pairs,
     show_preferences,
     show_scorecard,
+    show_shard,
     show_status,
 )
 from selma.plurals import counted
 from selma.screen import say
+from selma.workspace import EXPERTS, IMAGES, PROMPTS
 
 
 def run(
@@ -49,11 +52,14 @@ def run(
     return say(f"Report: {outcome.page}")
 
 
-def prompts(config: Config, folder: Folder = None, keep: Keep = False) -> None:
+def prompts(config: Config, folder: Folder = None, keep: Keep = False, shard: Shard = None) -> None:
     """Stage 1: let a language model write prompts for each skill."""
     from selma import pipeline
 
     settings = load(config, folder)
+    if shard is not None:
+        show_shard(settings, PROMPTS, shard)
+        return
     written = pipeline.prompts(settings)
     asked = pipeline.questions(settings, written)
     for skill, skill_prompts in written.items():
@@ -63,21 +69,28 @@ def prompts(config: Config, folder: Folder = None, keep: Keep = False) -> None:
         say(line)
 
 
-def images(config: Config, folder: Folder = None, keep: Keep = False) -> None:
+def images(config: Config, folder: Folder = None, keep: Keep = False, shard: Shard = None) -> None:
     """Stage 2: let the base model generate an image for each prompt."""
     from selma import pipeline
 
     settings = load(config, folder)
+    if shard is not None:
+        show_shard(settings, IMAGES, shard)
+        return
     pairs = pipeline.images(settings)
     show_pairs(pairs, pipeline.survivors(settings, pairs))
     show_preferences(pipeline.preference_counts(settings, pairs))
 
 
-def experts(config: Config, folder: Folder = None, keep: Keep = False) -> None:
+def experts(config: Config, folder: Folder = None, keep: Keep = False, shard: Shard = None) -> None:
     """Stage 3: train one adapter for each skill."""
     from selma import pipeline
 
-    for expert in pipeline.experts(load(config, folder)):
+    settings = load(config, folder)
+    if shard is not None:
+        show_shard(settings, EXPERTS, shard)
+        return
+    for expert in pipeline.experts(settings):
         say(f"{expert.skill}: {expert.folder}")
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self, TypeVar, overload
 
 from pydantic import Field, ValidationError, model_validator
 
+from selma.config.engine import AnyEngine, LocalEngine
 from selma.config.experts import ExpertsConfig
 from selma.config.images import ImagesConfig
 from selma.config.merged import MergedConfig
@@ -49,6 +50,8 @@ class RunConfig(Section):
     folder: Path | None = None
     """The run's folder; None is runs/<name>."""
     seed: Seed = 0
+    engine: AnyEngine = LocalEngine()
+    """Where work is done; of no effect on what comes out."""
     base: BaseConfig = BaseConfig()
     prompts: PromptsConfig = PromptsConfig()
     images: ImagesConfig = ImagesConfig()

@@ -6,6 +6,7 @@ them all: to read paths from where a config lies, to hide what is private, to lo
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,13 @@ def map_paths(
 
     mapped_section: AnySection = _replaced(section, [], mapped, ())
     return mapped_section
+
+
+def absolute(section: AnySection) -> AnySection:
+    """The settings with every path from the root, for a process that works in another folder."""
+    whole = map_paths(section, move=os.path.abspath, is_folder=os.path.isdir)
+    folder = getattr(whole, "run_folder", None)
+    return whole if folder is None else whole.model_copy(update={"folder": folder.absolute()})
 
 
 def without_secrets(section: AnySection) -> AnySection:

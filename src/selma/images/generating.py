@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from selma import processes
 from selma.backbones.base_files import base_fingerprint
@@ -18,7 +18,7 @@ from selma.backbones.preference.scorers import load_image_scorer
 from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
 from selma.disk import make_folder
-from selma.errors import DataError
+from selma.errors import DataError, LeftToOthers
 from selma.image_files import is_whole_png, png_bytes
 from selma.imagefolders import METADATA
 from selma.images.choosing import CANDIDATES, Accepting, best, require_pairs, scored
@@ -40,6 +40,34 @@ if TYPE_CHECKING:
 CHOSEN = "candidates.jsonl"
 
 
+@runtime_checkable
+class Elsewhere(Protocol):
+    """A base that is not in this process."""
+
+    @property
+    def image_px(self) -> int:
+        """Side of its images."""
+        ...
+
+    def cut(self, texts: Sequence[str]) -> list[int]:
+        """`TextToImage.tokens_cut` of each text."""
+        ...
+
+    def drawn(
+        self,
+        texts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        batch_size: int,
+        adapters: Sequence[AppliedAdapter],
+        guide: AppliedGuide | None,
+    ) -> Generator[bytes]:
+        """PNG files in the order of the texts, as `TextToImage.generate` makes them."""
+        ...
+
+
 def generate_pairs(
     prompts: Mapping[str, Sequence[Prompt]],
     config: ImagesConfig,
@@ -47,7 +75,7 @@ def generate_pairs(
     *,
     base: BaseConfig,
     seed: int,
-    model: Callable[[], TextToImage],
+    model: Callable[[], TextToImage | Elsewhere],
     adapters: Sequence[AppliedAdapter] = (),
     accepting: Accepting | None = None,
 ) -> dict[str, list[Pair]]:
@@ -72,7 +100,7 @@ def generate_candidates(
     *,
     base: BaseConfig,
     seed: int,
-    model: Callable[[], TextToImage],
+    model: Callable[[], TextToImage | Elsewhere],
     adapters: Sequence[AppliedAdapter] = (),
 ) -> dict[str, Path]:
     """Skill → the folder with all the images of each prompt that are chosen from.
@@ -98,7 +126,7 @@ def generate_benchmark(
     folder: Workspace,
     base: BaseConfig,
     seed: int,
-    model: Callable[[], TextToImage],
+    model: Callable[[], TextToImage | Elsewhere],
 ) -> Path:
     """The folder `5-scores/images/<name>` with one `<prompt id>.png` for each benchmark prompt, or
     several where `records.repeated` has ids for them.
@@ -171,7 +199,7 @@ class Generation:
     config: ImagesConfig
     base: BaseConfig = field(kw_only=True)
     seed: int = field(kw_only=True)
-    model: Callable[[], TextToImage] = field(kw_only=True)
+    model: Callable[[], TextToImage | Elsewhere] = field(kw_only=True)
     adapters: Sequence[AppliedAdapter] = field(kw_only=True)
 
     def recipe(self, prompts: Sequence[Prompt], *, per_prompt: int) -> dict[str, Any]:
@@ -370,7 +398,7 @@ def generate_missing(
     jobs: Sequence[Job],
     what: str,
     *,
-    model: Callable[[], TextToImage],
+    model: Callable[[], TextToImage | Elsewhere],
     adapters: Sequence[AppliedAdapter] = (),
     guide: AppliedGuide | None = None,
     steps: int,
@@ -381,32 +409,54 @@ def generate_missing(
     """Generate what has no whole file yet, every process a part; how many images, in how many
     seconds."""
     started = time.monotonic()
-    missing = [job for job in jobs if not is_whole_png(job.path)]
+    missing = [job for job in processes.shard_of(jobs) if not is_whole_png(job.path)]
     processes.wait()  # until all have looked; images made from now on still count as missing
     mine = processes.share(missing)
     if mine:
-        from selma.adapters.applying import applied
-        from selma.images.guides.applying import guided
-
-        finished = len(jobs) - len(missing)
-        with (
-            applied(model(), adapters),
-            guided(model(), guide),
-            (conditioned or _freely)(model(), mine) as before,
-            progress(what, total=finished + len(mine), done=finished) as advance,
-        ):
-            images = model().generate(
-                [job.text for job in mine],
-                seeds=[job.seed for job in mine],
-                steps=steps,
-                guidance=guidance,
-                batch_size=batch_size,
-                before=before,
-            )
-            for job, image in zip(mine, images, strict=True):
-                write_bytes(job.path, png_bytes(image))
-                advance()
+        finished = len(processes.shard_of(jobs)) - len(missing)
+        with progress(what, total=finished + len(mine), done=finished) as advance:
+            if isinstance(there := model(), Elsewhere):
+                assert conditioned is None, "conditioned on what is here"
+                texts, seeds = [job.text for job in mine], [job.seed for job in mine]
+                images = there.drawn(
+                    texts,
+                    seeds=seeds,
+                    steps=steps,
+                    guidance=guidance,
+                    batch_size=batch_size,
+                    adapters=adapters,
+                    guide=guide,
+                )
+            else:
+                drawing = {"steps": steps, "guidance": guidance, "batch_size": batch_size}
+                images = _drawn_here(there, mine, adapters, guide, conditioned, drawing)
+            with closing(images):  # so that adapters are taken off whatever happens
+                for job, png in zip(mine, images, strict=True):
+                    write_bytes(job.path, png)
+                    advance()
+    if processes.shard() and not all(is_whole_png(job.path) for job in jobs):
+        raise LeftToOthers(f"{what}: other shards have images to generate.")
     return {"images": len(missing), "seconds": round(time.monotonic() - started, 3)}
+
+
+def _drawn_here(
+    model: TextToImage,
+    jobs: Sequence[Job],
+    adapters: Sequence[AppliedAdapter],
+    guide: AppliedGuide | None,
+    conditioned: Conditioned | None,
+    drawing: Mapping[str, Any],
+) -> Generator[bytes]:
+    from selma.adapters.applying import applied
+    from selma.images.guides.applying import guided
+
+    with (
+        applied(model, adapters),
+        guided(model, guide),
+        (conditioned or _freely)(model, jobs) as before,
+    ):
+        texts, seeds = [job.text for job in jobs], [job.seed for job in jobs]
+        yield from map(png_bytes, model.generate(texts, seeds=seeds, before=before, **drawing))
 
 
 @contextmanager
@@ -466,5 +516,8 @@ def refuse_twins(jobs: Sequence[Job]) -> None:
         seen[name.lower()] = name
 
 
-def _tokens_cut(jobs: Sequence[Job], model: Callable[[], TextToImage]) -> list[int]:
-    return [model().tokens_cut(job.text) for job in jobs]
+def _tokens_cut(jobs: Sequence[Job], model: Callable[[], TextToImage | Elsewhere]) -> list[int]:
+    there = model()
+    if isinstance(there, Elsewhere):
+        return there.cut([job.text for job in jobs])
+    return [there.tokens_cut(job.text) for job in jobs]

@@ -86,6 +86,7 @@ def answer_item(
             title=f"{judge.name}: {model}",
             folder=folder,
             stage=stage,
+            at_once=_at_once(judge),
         )
     return item
 
@@ -117,17 +118,19 @@ def clip_item(
             work=work,
             title=title,
             folder=folder,
+            at_once=_at_once(scorer),
         )
     return item
 
 
 def ask(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, judge: Judge) -> list[Answer]:
     """Let a judge answer the questions about one folder of images; nothing is written."""
-    return [
-        answer
-        for rows in in_rounds(benchmark_prompts, lambda part: _ask(judge, part, images, WORDS))
-        for answer in answers_of(rows)
-    ]
+    every = in_rounds(
+        benchmark_prompts,
+        lambda part: _ask(judge, part, images, WORDS),
+        at_once=_at_once(judge),
+    )
+    return [answer for rows in every for answer in answers_of(rows)]
 
 
 def read_answer_file(folder: Path) -> list[Answer]:
@@ -225,6 +228,7 @@ def _fill(
     title: str,
     folder: Workspace,
     stage: str = SCORES,
+    at_once: int = 1,
 ) -> None:
     """Write the item's missing lines, chunk by chunk, and finish it."""
     missing = [prompt.id for prompt in benchmark_prompts if not _image(images, prompt).is_file()]
@@ -237,9 +241,14 @@ def _fill(
     started = time.monotonic()
     path = item.begin() / file
     jobs = {prompt.id: prompt for prompt in benchmark_prompts}
-    fill_rows(path, jobs, work, key="prompt", title=title)
+    fill_rows(path, jobs, work, key="prompt", title=title, at_once=at_once)
     item.finish([path], {"prompts": len(benchmark_prompts)})
     folder.journal(stage, what=title, seconds=round(time.monotonic() - started, 3))
+
+
+def _at_once(network: Judge | Scorer) -> int:
+    """How many chunks of work a network that is elsewhere may be asked at the same time."""
+    return int(getattr(network, "at_once", 1))
 
 
 def answered(

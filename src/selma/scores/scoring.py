@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from selma import processes
 from selma.backbones.judges import matching
-from selma.backbones.judges.judge import Judge
+from selma.backbones.judges.judge import Judge, Scorer
 from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
 from selma.record_files import read_record, read_rows
@@ -96,34 +97,16 @@ def score_models(
     rules = benchmark.rules(config.rules)
     models = _in_order(images, roles)
     networks, further = networks or ScoringNetworks(config), further or {}
+    asking = Asking(benchmark_prompts, images, config, folder, networks)
     judge, second = networks.judge, networks.second_judge
-    asked = repeated(benchmark_prompts, config.seeds)
-    whole_prompts = whole_prompt_questions(asked, config.vqascore) if config.vqascore else []
-    answered, second_answers, clips, whole_answers = {}, {}, {}, {}
-    for model in models:
-        generated = images[model]
-        answered[model] = answer_item(
-            asked, model, generated, judge, folder, words=config.choices_prompt
-        )
-        second_answers[model] = answer_item(
-            asked,
-            model,
-            generated,
-            second,
-            folder,
-            what="second-answers",
-            words=config.choices_prompt,
-        )
-        if whole_prompts:
-            whole_answers[model] = answer_item(
-                whole_prompts, model, generated, judge, folder, what="vqascore"
-            )
-        if networks.clip:
-            clips[model] = clip_item(asked, model, generated, networks.clip, folder)
+    asked = asking.asked
+    answered = {model: asking.answers(model) for model in models}
+    second_answers = {model: asking.second_answers(model) for model in models}
+    whole_answers = {model: asking.whole(model) for model in models} if config.vqascore else {}
+    clips = {model: asking.clip(model, networks.clip) for model in models} if networks.clip else {}
     matcher_name = config.matcher if has_choices(benchmark_prompts) else None
     published_name = published(benchmark_prompts)
-    in_order = {model: images[model] for model in models}
-    preferences = score_preferences(asked, in_order, config, folder, load=networks.load.preference)
+    preferences = asking.preferences(models)
     item = folder.item(
         SCORES,
         name,
@@ -192,6 +175,72 @@ def score_models(
             card = _with_soft_scores(card, asked, answered, whole_answers, bootstrap)
             _write(item, card, verdicts, answers)
     return read_record(item.path / CARD, Scorecard)
+
+
+class Asking:
+    """What each network says of each model's images; finished items are kept."""
+
+    def __init__(
+        self,
+        benchmark_prompts: Sequence[BenchmarkPrompt],
+        images: Mapping[str, Path],
+        config: ScoresConfig,
+        folder: Workspace,
+        networks: ScoringNetworks,
+    ) -> None:
+        self.asked = repeated(benchmark_prompts, config.seeds)
+        self.images = images
+        self.config = config
+        self.folder = folder
+        self.networks = networks
+
+    def answers(self, model: str) -> Item:
+        return self._answers(self.asked, model, self.networks.judge, "answers")
+
+    def second_answers(self, model: str) -> Item:
+        return self._answers(self.asked, model, self.networks.second_judge, "second-answers")
+
+    def whole(self, model: str) -> Item:
+        """The reporting judge's answer to the one question about the whole prompt."""
+        assert self.config.vqascore is not None
+        questions = whole_prompt_questions(self.asked, self.config.vqascore)
+        return answer_item(
+            questions,
+            model,
+            self.images[model],
+            self.networks.judge,
+            self.folder,
+            what="vqascore",
+        )
+
+    def clip(self, model: str, scorer: Scorer) -> Item:
+        return clip_item(self.asked, model, self.images[model], scorer, self.folder)
+
+    def preferences(self, models: Iterable[str]) -> list[Preferences]:
+        in_order = {model: self.images[model] for model in models}
+        load = self.networks.load.preference
+        return score_preferences(self.asked, in_order, self.config, self.folder, load=load)
+
+    def parts(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Everything, each by itself: in words, and how."""
+        networks, config = self.networks, self.config
+        for model in self.images:
+            yield f"{model}, answers", partial(self.answers, model)
+            yield f"{model}, second answers", partial(self.second_answers, model)
+            if config.vqascore:
+                yield f"{model}, whole prompts", partial(self.whole, model)
+            if networks.clip:
+                yield f"{model}, CLIP", partial(self.clip, model, networks.clip)
+        for model in self.images if config.preferences else ():
+            yield f"{model}, preferences", partial(self.preferences, [model])
+
+    def _answers(
+        self, asked: Sequence[BenchmarkPrompt], model: str, judge: Judge, what: str
+    ) -> Item:
+        words = self.config.choices_prompt
+        return answer_item(
+            asked, model, self.images[model], judge, self.folder, what=what, words=words
+        )
 
 
 def read_answers(folder: Workspace, model: str, *, name: str = "scorecard") -> list[Answer]:

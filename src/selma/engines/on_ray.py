@@ -1,0 +1,258 @@
+"""Work on a cluster of Ray: a host in each worker's process; tasks outlive their workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from selma.config.engine import RayEngine
+from selma.engines.engine import Worker
+from selma.engines.hosting import Host, result_of
+from selma.errors import ConfigError, WorkspaceError
+from selma.plurals import counted
+from selma.progress import warn
+
+AHEAD = 2
+"""Tasks of each worker that are under way: one that it does, and one that waits for it there."""
+
+
+@contextmanager
+def opened(settings: RayEngine) -> Iterator[OnRay]:
+    """The engine while the block runs. Raises ConfigError without Ray or its cluster."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(
+            "engine.kind ray needs the package ray, which is missing. Install it: "
+            "pip install 'selma[ray]'."
+        ) from error
+    own = not ray.is_initialized()
+    if own:
+        try:
+            ray.init(
+                # Not None, by which Ray would wait for a cluster that was here once.
+                address=settings.address or os.environ.get("RAY_ADDRESS") or "local",
+                include_dashboard=False,
+                configure_logging=True,
+                logging_level=logging.WARNING,
+                log_to_driver=True,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = settings.address or os.environ.get("RAY_ADDRESS") or "this machine"
+            raise ConfigError(
+                f"engine.address: no cluster of Ray could be reached at {where}: "
+                f"{str(error).splitlines()[0]:.200}"
+            ) from error
+    engine = OnRay(ray, settings)
+    try:
+        yield engine
+    finally:
+        engine.close()
+        if own:
+            ray.shutdown()
+
+
+@dataclass(eq=False)
+class _Task:
+    """A task of somebody who waits for it."""
+
+    worker: Worker
+    value: Any
+    losses: int = 0
+    done: threading.Event = field(default_factory=threading.Event)
+    outcome: Any = None
+    error: BaseException | None = None
+
+
+class OnRay:
+    """Hands tasks to hosts. One thread speaks with Ray, whoever asks."""
+
+    def __init__(self, ray: Any, settings: RayEngine) -> None:
+        self._ray = ray
+        self._settings = settings
+        self._host = ray.remote(Host)
+        self.handed_out = 0
+        """Tasks that hosts were handed, those of lost hosts again."""
+        self.lost = 0
+        """Hosts that were lost."""
+        self._waiting: deque[_Task] = deque()
+        self._open: list[_Task] = []
+        """Tasks that somebody may still wait for."""
+        self._changed = threading.Condition()
+        self._closed = False
+        self._starting: dict[Any, Any] = {}
+        """Sign of being ready → host."""
+        self._hosts: dict[Any, int] = {}
+        """Host → how many tasks it has."""
+        self._under_way: dict[Any, tuple[Any, _Task]] = {}
+        """Result to come → the host that makes it, and its task."""
+        self._thread = threading.Thread(target=self._serve, name="selma-ray", daemon=True)
+        self._thread.start()
+
+    @property
+    def workers(self) -> int:
+        return self._wanted()
+
+    def map(self, worker: Worker, tasks: Iterable[Any]) -> Iterator[Any]:
+        waiting: deque[_Task] = deque()
+        values = iter(tasks)
+        ended = False
+        while True:
+            while not ended and len(waiting) < AHEAD * self.workers + 1:
+                try:
+                    task = _Task(worker, next(values))
+                except StopIteration:
+                    ended = True
+                    break
+                waiting.append(task)
+                self._ask(task)
+            if not waiting:
+                return
+            first = waiting.popleft()
+            first.done.wait()
+            if first.error is not None:
+                self._forget(waiting)
+                raise first.error
+            yield result_of(first.outcome)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout=30)
+        for host in (*self._hosts, *self._starting.values()):
+            self._ray.kill(host)
+
+    def _ask(self, task: _Task) -> None:
+        with self._changed:
+            if not self._thread.is_alive():
+                raise WorkspaceError("The cluster of Ray is gone. Run the same command again.")
+            self._open = [each for each in self._open if not each.done.is_set()]
+            self._open.append(task)
+            self._waiting.append(task)
+            self._changed.notify()
+
+    def _forget(self, tasks: Iterable[_Task]) -> None:
+        with self._changed:
+            for task in tasks:
+                if task in self._waiting:
+                    self._waiting.remove(task)
+
+    def _serve(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    while not (self._waiting or self._under_way or self._closed):
+                        self._changed.wait()
+                    if self._closed:
+                        return
+                    self._hand_out()
+                self._collect()
+        except BaseException as error:  # whoever waits must hear of it
+            with self._changed:
+                tasks = [task for task in self._open if not task.done.is_set()]
+                self._waiting.clear()
+            for task in tasks:
+                task.error = WorkspaceError(
+                    f"The cluster of Ray is gone ({type(error).__name__}: {error}). Run the same "
+                    "command again; nothing finished is lost."
+                )
+                task.done.set()
+
+    def _hand_out(self) -> None:
+        """Give waiting tasks to hosts with room, and start hosts as long as more are wanted."""
+        missing = self._wanted() - len(self._hosts) - len(self._starting)
+        for _ in range(min(missing, len(self._waiting) + len(self._under_way))):
+            host = self._host.options(**self._resources).remote(max(1, int(self._settings.cpus)))
+            self._starting[host.ready.remote()] = host
+        while self._waiting and self._hosts:
+            host = min(self._hosts, key=lambda each: self._hosts[each])
+            if self._hosts[host] >= AHEAD:
+                break
+            task = self._waiting.popleft()
+            self._hosts[host] += 1
+            self.handed_out += 1
+            self._under_way[host.do.remote(task.worker, task.value)] = host, task
+
+    def _collect(self) -> None:
+        """Wait a moment for what is under way, and take what has come."""
+        refs = [*self._starting, *self._under_way]
+        if not refs:
+            return
+        came, _ = self._ray.wait(refs, num_returns=1, timeout=0.2, fetch_local=False)
+        for ref in came:
+            if ref in self._starting:
+                self._started(ref)
+            else:
+                self._finished(ref)
+
+    def _started(self, ref: Any) -> None:
+        host = self._starting.pop(ref)
+        try:
+            self._ray.get(ref)
+        except self._ray.exceptions.RayActorError:  # lost before it began: another is started
+            return
+        self._hosts[host] = 0
+
+    def _finished(self, ref: Any) -> None:
+        host, task = self._under_way.pop(ref)
+        lost = (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError)
+        try:
+            task.outcome = self._ray.get(ref)
+        except lost as error:
+            if self._hosts.pop(host, None) is not None:
+                self.lost += 1
+                warn(f"A worker was lost ({_reason(error)}); what it had is done again.")
+            task.losses += 1
+            if task.losses <= self._settings.losses:
+                with self._changed:
+                    self._waiting.appendleft(task)
+                return
+            task.error = WorkspaceError(
+                f"{counted(task.losses, 'worker was', 'workers were')} lost at the same piece of "
+                f"work, the last by: {_reason(error)}. If memory ran out, give "
+                "each worker more of the machine (engine.cpus, engine.gpus, engine.workers)."
+            )
+        except Exception as error:  # a fault of the task's: shown where it is asked for
+            task.error = error
+        if host in self._hosts:
+            self._hosts[host] -= 1
+        task.done.set()
+
+    def _wanted(self) -> int:
+        """How many hosts there should be."""
+        if self._settings.workers is not None:
+            return self._settings.workers
+        whole = self._ray.cluster_resources()
+        gpus, each = whole.get("GPU", 0.0), self._gpus
+        by_gpu = int(gpus / each) if each else None
+        by_cpu = int(whole.get("CPU", 0.0) / self._settings.cpus)
+        return max(1, by_cpu if by_gpu is None else min(by_cpu, by_gpu))
+
+    @property
+    def _gpus(self) -> float:
+        if self._settings.gpus is not None:
+            return self._settings.gpus
+        return 1.0 if self._ray.cluster_resources().get("GPU", 0.0) >= 1 else 0.0
+
+    @property
+    def _resources(self) -> dict[str, Any]:
+        # Lost hosts are replaced by us: Ray would keep a task for one that finds no room any more.
+        return {
+            "num_cpus": self._settings.cpus,
+            "num_gpus": self._gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+
+
+def _reason(error: BaseException) -> str:
+    """Why Ray says that a host is gone, in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")[:200]
