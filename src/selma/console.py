@@ -187,11 +187,13 @@ def show_preferences(counts: Mapping[str, PreferenceCount]) -> None:
         )
 
 
-def show_shard(config: RunConfig, stage: str, shard: tuple[int, int]) -> None:
-    """Make a shard's part of a stage, and say what is left to others."""
+def show_shard(config: RunConfig, command: str, shard: tuple[int, int]) -> None:
+    """Make a shard's part of a command's stage, and say what is left to others."""
     from selma import pipeline
+    from selma.finished import COMMANDS
 
     number, count = shard
+    stage = next(stage for stage, its in COMMANDS.items() if its == command)
     left = pipeline.shard(config, stage, number, count)
     for line in left:
         say(line)

@@ -33,8 +33,6 @@ def stage(config: Config, folder: Folder = None, keep: Keep = False, shard: Shar
     from selma import pipeline
 
     if shard is not None:
-        from selma.workspace import SCORES
-
-        show_shard(load(config, folder), SCORES, shard)
+        show_shard(load(config, folder), "score", shard)
         return
     show_scorecard(pipeline.score(load(config, folder)))

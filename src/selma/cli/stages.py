@@ -23,7 +23,6 @@ from selma.console import (
 )
 from selma.plurals import counted
 from selma.screen import say
-from selma.workspace import EXPERTS, IMAGES, PROMPTS
 
 
 def run(
@@ -58,7 +57,7 @@ def prompts(config: Config, folder: Folder = None, keep: Keep = False, shard: Sh
 
     settings = load(config, folder)
     if shard is not None:
-        show_shard(settings, PROMPTS, shard)
+        show_shard(settings, "prompts", shard)
         return
     written = pipeline.prompts(settings)
     asked = pipeline.questions(settings, written)
@@ -75,7 +74,7 @@ def images(config: Config, folder: Folder = None, keep: Keep = False, shard: Sha
 
     settings = load(config, folder)
     if shard is not None:
-        show_shard(settings, IMAGES, shard)
+        show_shard(settings, "images", shard)
         return
     pairs = pipeline.images(settings)
     show_pairs(pairs, pipeline.survivors(settings, pairs))
@@ -88,7 +87,7 @@ def experts(config: Config, folder: Folder = None, keep: Keep = False, shard: Sh
 
     settings = load(config, folder)
     if shard is not None:
-        show_shard(settings, EXPERTS, shard)
+        show_shard(settings, "experts", shard)
         return
     for expert in pipeline.experts(settings):
         say(f"{expert.skill}: {expert.folder}")
