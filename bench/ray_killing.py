@@ -14,24 +14,22 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
-import ray
 import typer
+import yaml
 from ray.cluster_utils import Cluster
 
-from selma import pipeline
-from selma.config import RunConfig
-from selma.config.engine import LocalEngine, RayEngine
-from selma.engines import on_ray
-from selma.engines.on_ray import AHEAD, OnRay
+from selma.engines.on_ray import AHEAD
+from selma.workspace import Workspace
 
 SETTINGS: dict[str, Any] = {
     "name": "killed",
@@ -74,97 +72,93 @@ def main(
     every: Annotated[float, typer.Option(help="Mean seconds between two kills.")] = 15.0,
 ) -> None:
     """Run both, and compare."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     root = Path(tempfile.mkdtemp(prefix="selma-ray-"))
     try:
         started = time.monotonic()
-        pipeline.run(settings(root / "peace", LocalEngine()))
+        assert finished(begun(root / "peace")) == 0
         peace = time.monotonic() - started
-        killer, engine, spent = killed_run(root / "killed", kills, seed, every)
+        killer = Killer(kills, random.Random(seed), every)
+        started = time.monotonic()
+        sound = killer.until_finished(root / "killed")
+        spent = time.monotonic() - started
         one, other = tree(root / "peace"), tree(root / "killed")
         differing = sorted(k for k in one.keys() | other.keys() if one.get(k) != other.get(k))
-        again = engine.handed_out - engine.distinct
+        tasks, again, lost = (killer.counts[name] for name in ("tasks", "again", "lost"))
         print(
             f"{len(one)} files, {len(differing)} differ {differing[:3] or ''}; "
-            f"{killer.workers} workers and {killer.nodes} nodes killed, {engine.lost} hosts lost; "
-            f"{engine.distinct} tasks, {again} done again (at most {AHEAD * engine.lost}); "
+            f"{killer.workers} workers and {killer.nodes} nodes killed, {lost} lost at work; "
+            f"{tasks} tasks, {again} done again (at most {AHEAD * lost}); "
             f"{spent:.0f} s, {peace:.0f} s in peace and without an engine"
         )
-        sound = not differing and again <= AHEAD * engine.lost and killer.done
+        sound = sound and not differing and again <= AHEAD * lost and killer.done
     finally:
         shutil.rmtree(root, ignore_errors=True)
     sys.exit(0 if sound else 1)
 
 
-def settings(folder: Path, engine: LocalEngine | RayEngine) -> RunConfig:
-    return RunConfig.model_validate({**SETTINGS, "folder": folder, "engine": engine})
+def begun(folder: Path, **engine: Any) -> subprocess.Popen[bytes]:
+    """A run of its own process."""
+    file = folder.with_suffix(".yaml")
+    more = {"engine": engine} if engine else {}
+    file.write_text(yaml.safe_dump({**SETTINGS, **more}))
+    command = [sys.executable, "-m", "selma", "run", str(file), "--folder", str(folder)]
+    with open(folder.with_suffix(".log"), "wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
 
 
-class Counting(OnRay):
-    """Counts the tasks that were asked for."""
-
-    distinct = 0
-
-    def _ask(self, task: Any) -> None:
-        self.distinct += 1
-        super()._ask(task)
+def finished(run: subprocess.Popen[bytes]) -> int:
+    return run.wait()
 
 
-def killed_run(folder: Path, kills: int, seed: int, every: float) -> tuple[Killer, Counting, float]:
-    threads = os.environ.setdefault("OMP_NUM_THREADS", "1")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False)
-    found: list[Counting] = []
+class Killer:
+    """Kills workers' processes and nodes while runs are at work, until enough were."""
 
-    def opened(ray_module: Any, asked: RayEngine) -> Counting:
-        found.append(Counting(ray_module, asked))
-        return found[-1]
-
-    on_ray.OnRay = opened  # type: ignore[assignment,misc]
-    killer = Killer(cluster, nodes, kills, random.Random(seed), every)
-    killer.start()
-    started = time.monotonic()
-    try:
-        asked = RayEngine(kind="ray", cpus=float(threads), losses=100)
-        while not killer.done:  # a run that ends before all were killed is made once more
-            shutil.rmtree(folder, ignore_errors=True)
-            pipeline.run(settings(folder, asked))
-            if found and killer.done:
-                break
-    finally:
-        killer.ended.set()
-        killer.join()
-        ray.shutdown()
-        cluster.shutdown()
-    return killer, found[-1], time.monotonic() - started
-
-
-class Killer(threading.Thread):
-    """Kills workers' processes and nodes until enough were."""
-
-    def __init__(
-        self, cluster: Cluster, nodes: list[Any], kills: int, moments: random.Random, every: float
-    ) -> None:
-        super().__init__(daemon=True)
-        self.cluster, self.live, self.kills = cluster, nodes, kills
-        self.moments, self.every = moments, every
+    def __init__(self, kills: int, moments: random.Random, every: float) -> None:
+        self.kills, self.moments, self.every = kills, moments, every
         self.workers = self.nodes = 0
-        self.ended = threading.Event()
+        self.counts: Counter[str] = Counter()
 
     @property
     def done(self) -> bool:
         return self.workers + self.nodes >= self.kills
 
-    def run(self) -> None:
-        while not self.done and not self.ended.wait(self.moments.uniform(0.2, 1.8) * self.every):
-            if (self.workers + self.nodes) % 4 == 3:
-                node = self.live.pop(self.moments.randrange(len(self.live)))
-                self.cluster.remove_node(node, allow_graceful=False)
-                self.live.append(self.cluster.add_node(num_cpus=1))
-                self.nodes += 1
-            elif hosts := hosts_alive():
-                os.kill(self.moments.choice(hosts), signal.SIGKILL)
-                self.workers += 1
+    def until_finished(self, folder: Path) -> bool:
+        """Run, and once more if it ended before all were killed. Whether no run failed."""
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        live = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        try:
+            for _ in range(10):
+                shutil.rmtree(folder, ignore_errors=True)
+                run = begun(folder, kind="ray", address=cluster.address, losses=100)
+                while run.poll() is None:
+                    with suppress(subprocess.TimeoutExpired):
+                        run.wait(self.moments.uniform(0.2, 1.8) * self.every)
+                        break
+                    if not self.done:
+                        self.kill(cluster, live)
+                if run.returncode:
+                    print(folder.with_suffix(".log").read_text()[-2000:])
+                    return False
+                for line in Workspace(folder).read_journal():
+                    if line.get("event") == "engine":
+                        names = ("tasks", "again", "lost")
+                        self.counts.update({name: int(line.get(name, 0)) for name in names})
+                if self.done:
+                    return True
+            return False
+        finally:
+            cluster.shutdown()
+
+    def kill(self, cluster: Cluster, live: list[Any]) -> None:
+        if (self.workers + self.nodes) % 4 == 3:
+            node = live.pop(self.moments.randrange(len(live)))
+            cluster.remove_node(node, allow_graceful=False)
+            live.append(cluster.add_node(num_cpus=1))
+            self.nodes += 1
+        elif hosts := hosts_alive():
+            os.kill(self.moments.choice(hosts), signal.SIGKILL)
+            self.workers += 1
 
 
 def hosts_alive() -> list[int]:

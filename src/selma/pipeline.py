@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from selma.scores.accepting import Accepting
     from selma.scores.networks import ScoringNetworks
 
+ENGINE = "engine"
+"""The journal's stage of what an engine counted."""
 NEAR = 0.8
 """ROUGE-L F above which prompts are near, where the settings do not say."""
 
@@ -309,6 +311,7 @@ def opened(
             """Opened when first needed: a run that is finished needs none."""
             this = stack.enter_context(engines.opened(config.engine))
             assert this is not None, "the local one is not asked"
+            stack.callback(lambda: folder.journal(ENGINE, event="engine", **this.counts))
             return this
 
         yield Stages(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,6 +28,11 @@ class Engine(Protocol):
     @property
     def workers(self) -> int:
         """How many tasks are worth having under way."""
+        ...
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """So far, for the run's journal: "tasks", those done "again", workers "lost"."""
         ...
 
     def map(self, worker: Worker, tasks: Iterable[Any]) -> Iterator[Any]:

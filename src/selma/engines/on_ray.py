@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,10 +77,8 @@ class OnRay:
         self._ray = ray
         self._settings = settings
         self._host = ray.remote(Host)
-        self.handed_out = 0
-        """Tasks that hosts were handed, those of lost hosts again."""
-        self.lost = 0
-        """Hosts that were lost."""
+        self._asked_for = self._again = self._lost = 0
+        """Tasks, those that were handed out again, and hosts that were lost."""
         self._waiting: deque[_Task] = deque()
         self._open: list[_Task] = []
         """Tasks that somebody may still wait for."""
@@ -98,6 +96,10 @@ class OnRay:
     @property
     def workers(self) -> int:
         return self._wanted()
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return {"tasks": self._asked_for, "again": self._again, "lost": self._lost}
 
     def map(self, worker: Worker, tasks: Iterable[Any]) -> Iterator[Any]:
         waiting: deque[_Task] = deque()
@@ -135,6 +137,7 @@ class OnRay:
                 raise WorkspaceError("The cluster of Ray is gone. Run the same command again.")
             self._open = [each for each in self._open if not each.done.is_set()]
             self._open.append(task)
+            self._asked_for += 1
             self._waiting.append(task)
             self._changed.notify()
 
@@ -177,7 +180,7 @@ class OnRay:
                 break
             task = self._waiting.popleft()
             self._hosts[host] += 1
-            self.handed_out += 1
+            self._again += task.losses > 0
             self._under_way[host.do.remote(task.worker, task.value)] = host, task
 
     def _collect(self) -> None:
@@ -207,7 +210,7 @@ class OnRay:
             task.outcome = self._ray.get(ref)
         except lost as error:
             if self._hosts.pop(host, None) is not None:
-                self.lost += 1
+                self._lost += 1
                 warn(f"A worker was lost ({_reason(error)}); what it had is done again.")
             task.losses += 1
             if task.losses <= self._settings.losses:
