@@ -253,9 +253,12 @@ def _share(some: NDArray[np.float64], of: NDArray[np.float64], resamples: int) -
     gain = statistics.interval(sums[:, 1], seed=0, resamples=resamples)
     if gain.low <= 0 <= gain.high:
         return None
-    return statistics.interval_of(
-        sums, lambda totals: 100 * totals[:, 0] / totals[:, 1], seed=0, resamples=resamples
-    )
+
+    def ratio(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a resample without any gain
+            return 100 * totals[:, 0] / totals[:, 1]
+
+    return statistics.interval_of(sums, ratio, seed=0, resamples=resamples)
 
 
 if __name__ == "__main__":
