@@ -52,13 +52,18 @@ def outcome(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
 
 def _described(value: Any) -> Any:
     """All that the outcome can depend on. Raises TypeError where shapes do not tell it."""
-    if isinstance(value, Tensor):
+    kind = type(value)
+    if kind in _TENSORS or isinstance(value, Tensor):
         if not value.is_meta or value.is_complex():  # a number may be read, a conjugate be lazy
             raise TypeError
-        return (Tensor, value.dtype, tuple(value.shape), value.stride())
-    if isinstance(value, tuple | list):
-        return (type(value), *map(_described, value))
-    return (type(value), value)  # 1 and 1.0 are equal, and mean different types
+        return (Tensor, value.dtype, value.shape, value.stride())
+    if kind in _LISTS or isinstance(value, tuple | list):
+        return (kind, *map(_described, value))
+    return (kind, value)  # 1 and 1.0 are equal, and mean different types
+
+
+# Asked first: hundreds of thousands of such questions are most of the work.
+_TENSORS, _LISTS = {Tensor, torch.nn.Parameter}, {tuple, list}
 
 
 def _made(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> Any:
@@ -104,13 +109,24 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield value
     elif isinstance(value, tuple | list):
         for each in value:
-            yield from _tensors(each)
+            if type(each) in _TENSORS:
+                yield each
+            else:
+                yield from _tensors(each)
     elif isinstance(value, dict):
         for each in value.values():
             yield from _tensors(each)
 
 
-class Live(TorchDispatchMode):
+class _Mode(TorchDispatchMode):
+    """One that is never compiled: PyTorch need not keep its compiler away at each operation."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class Live(_Mode):
     """While it is on, `peak` is the most bytes that tensors made under it held at once."""
 
     def __init__(self) -> None:
@@ -121,10 +137,12 @@ class Live(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        for tensor in _tensors((args, kwargs)):  # what comes from before is not this work's
+        for tensor in _tensors(args):  # what comes from before is not this work's
+            self._hold(tensor.untyped_storage(), new=False)
+        for tensor in _tensors(kwargs) if kwargs else ():
             self._hold(tensor.untyped_storage(), new=False)
         result = outcome(func, args, kwargs or {})
-        for tensor in _tensors(result):
+        for tensor in (result,) if type(result) in _TENSORS else _tensors(result):
             self._hold(tensor.untyped_storage(), new=True)
         return result
 
@@ -143,7 +161,11 @@ class Live(TorchDispatchMode):
         self.now -= size
 
 
-class Operations(TorchDispatchMode):
+_whole: set[Any] = set()
+"""Operations that are made of no others."""
+
+
+class Operations(_Mode):
     """While it is on, `total` counts floating-point operations by PyTorch's own formulas."""
 
     def __init__(self) -> None:
@@ -154,15 +176,33 @@ class Operations(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not torch.ops.prim.device.default:
+        if func not in _whole and func is not torch.ops.prim.device.default:
             with self:  # what is made of other operations counts as these
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
+            _whole.add(func)
         result = outcome(func, args, kwargs)
         if formula := flop_registry.get(func._overloadpacket):
-            self.total += int(formula(*args, **kwargs, out_val=result))
+            self.total += _counted(func, formula, args, kwargs, result)
         return result
+
+
+_counts: dict[Any, int] = {}
+"""Operation and what it was given, by shapes → its floating-point operations."""
+
+
+def _counted(func: Any, formula: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> int:
+    try:
+        key = (func, _described(args), *((name, _described(v)) for name, v in kwargs.items()))
+        count = _counts.get(key)
+    except TypeError:
+        return int(formula(*args, **kwargs, out_val=result))
+    if count is None:
+        count = int(formula(*args, **kwargs, out_val=result))
+        if len(_counts) < _MOST_KNOWN:
+            _counts[key] = count
+    return count
 
 
 class _Fused(torch.autograd.Function):
