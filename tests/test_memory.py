@@ -540,3 +540,23 @@ def test_what_is_remembered_is_what_pytorchs_kernels_give(
     assert counted() == asked
     assert any(shape_modes._known.values())
     assert counted() == asked
+
+
+def test_what_is_remembered_of_operations_is_what_they_count() -> None:
+    """By PyTorch's own counter, twice: the second time from memory."""
+    import gc
+
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from selma.backbones.memory import operations
+
+    with torch.device("meta"):
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(2))
+        network.append(torch.nn.Linear(36, 5))
+        image = torch.empty(2, 3, 8, 8)
+    with FlopCounterMode(display=False) as counter:
+        network(image).sum().backward()
+    own = [operations(lambda: network(image).sum().backward()) for _ in range(2)]
+    assert own == [counter.get_total_flops()] * 2
+    assert gc.isenabled()

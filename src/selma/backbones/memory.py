@@ -7,6 +7,7 @@ of pixels. Workspaces of kernels and fragments come on top (`SLACK`).
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,16 +135,30 @@ def parts_of(base: BaseConfig) -> Parts:
     """The base's networks, from their configs alone. Where those of a base by short name are not on
     this machine, its published ones are taken, which is said. Raises ModelError."""
     require_kind(base, BaseConfig, maker="selma.config.networks.base_of(MODEL) makes them.")
-    quiet("diffusers", "transformers")
-    family, configs = _configs(base)
     networks = {}
-    with torch.device("meta"):
-        for part, config in configs.items():
-            networks[part] = family.network(part, config)
-    for network in networks.values():
-        network.to(DTYPES[base.precision]).requires_grad_(False).eval()
+    with _uncollected():
+        quiet("diffusers", "transformers")
+        family, configs = _configs(base)
+        with torch.device("meta"):
+            for part, config in configs.items():
+                networks[part] = family.network(part, config)
+        for network in networks.values():
+            network.to(DTYPES[base.precision]).requires_grad_(False).eval()
     text = tuple(networks[part] for part in family.text_encoders if part in networks)
     return Parts(family, networks[family.component], networks["vae"], text, base)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """While the block runs, nobody searches for garbage: in what libraries and networks build there
+    is next to none, and each search goes through all of it."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _configs(base: BaseConfig) -> tuple[Family, dict[str, Mapping[str, Any]]]:
