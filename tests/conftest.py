@@ -22,6 +22,7 @@ TABLE: attacks.Table = {}
 def _other_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port may be given to another test's server later."""
     monkeypatch.setattr("selma.backbones.parameters._REFUSED", {})
+    monkeypatch.setattr("selma.backbones.served_base._VERSIONS", {})
 
 
 @pytest.fixture

@@ -151,15 +151,18 @@ def memory(
 ) -> tuple[list[Need], list[str]]:
     """What each piece of the six stages' work needs of the device's memory, and what to change
     where that is more than `limit` bytes (None: what the device has; no limit on a CPU). Loads no
-    weights.
+    weights. A base on a server needs none.
 
     guide: a method that changes how benchmarks' images are generated.  shapes: a base's networks.
     """
     require_settings(config, RunConfig)
-    own = _device_memory(config.base) if limit is None else limit
-    work = work_of_stages(config) + ([] if guide is None else guiding(guide))
-    needs, changes = _needs(config.base, work, own, shapes=shapes)
-    if (drawing := config.images.base) is not None:
+    needs: list[Need] = []
+    changes: list[str] = []
+    if isinstance(config.base, BaseConfig):
+        own = _device_memory(config.base) if limit is None else limit
+        work = work_of_stages(config) + ([] if guide is None else guiding(guide))
+        needs, changes = _needs(config.base, work, own, shapes=shapes)
+    if isinstance(drawing := config.images.base, BaseConfig):
         its = _device_memory(drawing, setting="images.base") if limit is None else limit
         work = [work_of_drawing(config)]
         more, further = _needs(drawing, work, its, setting="images.base", shapes=shapes)
@@ -169,9 +172,10 @@ def memory(
 
 
 def computing(config: RunConfig, *, shapes: Callable[[BaseConfig], Parts] = parts_of) -> Computing:
-    """What generating and training compute, counted on shapes. Raises ModelError."""
+    """What generating and training compute, counted on shapes. Raises ModelError, or ConfigError if
+    the base is on a server."""
     require_settings(config, RunConfig)
-    parts, steps = shapes(config.base), config.benchmark_steps
+    parts, steps = shapes(config.local_base), config.benchmark_steps
     guided = parts.family.guided(config.benchmark_guidance)
     step, image = image_operations(parts, steps=steps, guided=guided)
     parameters = sum(weight.numel() for weight in parts.denoiser.parameters())

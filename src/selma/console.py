@@ -141,7 +141,8 @@ def show_faults(run: AnyPath) -> None:
 def show_unknown(reasons: Mapping[str, str]) -> None:
     """Models whose commit cannot be told now, by which what they made would be recognised."""
     for model, reason in reasons.items():
-        say(f"What {model} made counts as missing, since its commit cannot be told: {reason}")
+        what = "its commit or version cannot be told"
+        say(f"What {model} made counts as missing, since {what}: {reason}")
 
 
 def show_benchmark_length(prompts: int, over_limit: int) -> None:

@@ -74,15 +74,16 @@ class DevScore:
         from selma.backbones.bases import rescale_of
         from selma.scores.answering import benchmark_hash
 
+        base = self.config.local_base
         return {
             "judge": self.judge.fingerprint,
             "benchmark": benchmark_hash(self.prompts),
             "zeroing": self.config.scores.zeroing,
-            "base": base_fingerprint(self.config.base),
-            "precision": self.config.base.precision,
+            "base": base_fingerprint(base),
+            "precision": base.precision,
             "steps": self.config.benchmark_steps,
             "guidance": self.config.benchmark_guidance,
-            "guidance_rescale": rescale_of(self.config.base),
+            "guidance_rescale": rescale_of(base),
             "seed": self.config.seed,
         }
 

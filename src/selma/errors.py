@@ -58,7 +58,7 @@ class PublishError(SelmaError):
 
 
 class BackendError(SelmaError):
-    """A language model's server failed for good, or its limits of time or money are reached."""
+    """A server failed for good, or its limits of time or money are reached."""
 
     exit_code = 4
 

@@ -21,7 +21,7 @@ from selma.config.engine import LocalEngine
 from selma.config.experts import JOINT
 from selma.config.guides import GuideSettings
 from selma.config.merged import MixtureConfig
-from selma.config.networks import BaseConfig
+from selma.config.networks import AnyBase, BaseConfig
 from selma.config.places import absolute
 from selma.config.preferences import PreferenceObjective
 from selma.config.scores import ScoresConfig
@@ -55,6 +55,7 @@ from selma.workspace import (
 )
 
 if TYPE_CHECKING:
+    from selma.backbones.drawing import AnyTextToImage
     from selma.backbones.text_to_image import TextToImage
     from selma.capacity import Work
     from selma.engines import Engine
@@ -462,7 +463,7 @@ class Stages(Generic[Run]):
                     prompts,
                     config.images,
                     folder,
-                    base=config.base,
+                    base=config.local_base,
                     seed=config.seed,
                     model=self.model,
                 )
@@ -481,7 +482,7 @@ class Stages(Generic[Run]):
 
     def generate_candidates(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, Path]:
         """Skill → the folder with all images that the pairs are chosen from."""
-        from selma.images.generating import generate_candidates
+        from selma.images.generating import drawing_settings, generate_candidates
 
         config, asked = self.config, self.write_questions(prompts)
         ids = {prompt.id for of_skill in asked.values() for prompt in of_skill}
@@ -491,9 +492,9 @@ class Stages(Generic[Run]):
                     skill: [p for p in of_skill if p.id in ids or not asked]
                     for skill, of_skill in prompts.items()
                 },
-                config.images,
+                drawing_settings(config.images),
                 folder,
-                base=config.base,
+                base=config.images.base or config.base,
                 seed=config.seed,
                 model=self._drawing,
                 adapters=self._image_adapters,
@@ -552,7 +553,7 @@ class Stages(Generic[Run]):
                 pairs,
                 config.experts,
                 folder,
-                base=config.base,
+                base=config.local_base,
                 seed=config.seed,
                 model=self.model,
                 dev_score=self.dev_score if config.experts.select == "dev" else None,
@@ -573,6 +574,7 @@ class Stages(Generic[Run]):
         return rewards(objective, self.config.scores, self.networks, asked)
 
     def all_experts(self) -> list[Expert]:
+        _ = self.config.local_base  # without it no stage before could help
         return self.train_experts(self.generate_pairs(self.write_prompts()))
 
     def merge_experts(self, experts: Sequence[Expert]) -> Merged:
@@ -613,7 +615,7 @@ class Stages(Generic[Run]):
                 settings,
                 config.experts,
                 folder,
-                base=config.base,
+                base=config.local_base,
                 seed=config.seed,
                 model=self.model,
                 dev_score=self.dev_score if settings.selects(config.experts) else None,
@@ -666,7 +668,7 @@ class Stages(Generic[Run]):
                 folder=at,
                 base=base,
                 seed=self.config.seed,
-                model=self.model if self.engine is None else self._drawn_elsewhere,
+                model=self._drawing_benchmark,
             )
 
     def generate_by_models(self, experts: Sequence[Expert], merged: Merged) -> dict[str, Path]:
@@ -872,8 +874,24 @@ class Stages(Generic[Run]):
         return base_fingerprint(self.config.base)
 
     def model(self) -> TextToImage:
-        """The base model; loaded once, at the first call."""
+        """The base model; loaded once, at the first call. Raises ConfigError if it is on a
+        server."""
         return self.loaded._model
+
+    def drawing(self) -> AnyTextToImage:
+        """The base as far as it generates, on this machine or on a server."""
+        return self.model() if isinstance(self.config.base, BaseConfig) else self.loaded._served
+
+    @cached_property
+    def _served(self) -> AnyTextToImage:
+        return self._any(self.config.base)
+
+    def _any(self, base: AnyBase) -> AnyTextToImage:
+        from selma.backbones.drawing import load_any_text_to_image
+
+        # Requests for benchmarks' images are journalled with those of stage 2: it is one account.
+        note = partial(self.folder.journal, IMAGES)
+        return load_any_text_to_image(base, note=note, spent=self.folder.spent(IMAGES))
 
     @cached_property
     def _model(self) -> TextToImage:
@@ -881,33 +899,39 @@ class Stages(Generic[Run]):
         from selma.capacity import require_memory, work_of_stages
 
         work = work_of_stages if self.work is None else self.work
-        require_memory(self.config.base, work(self.config))
-        return load_text_to_image(self.config.base)
+        base = self.config.local_base
+        require_memory(base, work(self.config))
+        return load_text_to_image(base)
 
-    def _drawing(self) -> TextToImage | Elsewhere:
+    def _drawing(self) -> AnyTextToImage | Elsewhere:
         """What generates training images."""
         other = self.config.images.base
-        if self.engine is not None:
-            return self._drawn_elsewhere(other)
-        return self.model() if other is None else self.loaded._drawing_model
+        if other is None:
+            return self._drawing_benchmark()
+        return self._elsewhere(other) or self.loaded._drawing_model
 
-    def _drawn_elsewhere(self, base: BaseConfig | None = None) -> Elsewhere:
-        """The run's base, or another, in an engine's workers."""
+    def _drawing_benchmark(self) -> AnyTextToImage | Elsewhere:
+        """What generates benchmarks' images: the run's base."""
+        return self._elsewhere(self.config.base) or self.drawing()
+
+    def _elsewhere(self, base: AnyBase) -> Elsewhere | None:
+        """The base in an engine's workers, if there is an engine; a server is elsewhere already."""
+        if self.engine is None or not isinstance(base, BaseConfig):
+            return None
         from selma.engines.elsewhere import DrawnElsewhere
 
-        assert self.engine is not None
-        return DrawnElsewhere(base or self.config.base, self.engine)
+        return DrawnElsewhere(base, self.engine)
 
     @cached_property
-    def _drawing_model(self) -> TextToImage:
+    def _drawing_model(self) -> AnyTextToImage:
         """The other base that generates training images."""
-        from selma.backbones.text_to_image import load_text_to_image
         from selma.capacity import require_memory, work_of_drawing
 
         base = self.config.images.base
         assert base is not None
-        require_memory(base, [work_of_drawing(self.config)], setting="images.base")
-        return load_text_to_image(base)
+        if isinstance(base, BaseConfig):
+            require_memory(base, [work_of_drawing(self.config)], setting="images.base")
+        return self._any(base)
 
     @cached_property
     def _image_adapters(self) -> list[AppliedAdapter]:

@@ -23,15 +23,16 @@ from selma.backbones.bases import BASES, located, rescale_of
 from selma.backbones.families import FAMILIES
 from selma.backbones.families.family import Family
 from selma.backbones.hub import HUB_ID
+from selma.backbones.image_servers import DIALECTS
 from selma.backbones.language.loading import LANGUAGE_MODELS
 from selma.backbones.published import published_configs
 from selma.backbones.server_address import Address as ServerAddress
-from selma.config import RunConfig
+from selma.config import NO_WEIGHTS, RunConfig
 from selma.config.adapters import LoraConfig, RotationConfig
 from selma.config.experts import JOINT, TrainingConfig
 from selma.config.images import BY_TOYBOX
 from selma.config.merged import MixtureConfig
-from selma.config.networks import AnyLLM, BaseConfig
+from selma.config.networks import AnyBase, AnyLLM, BaseConfig, ServedBase
 from selma.config.places import (
     Address,
     File,
@@ -62,7 +63,7 @@ _PLACES = "a short name (`selma bases`), a diffusers folder or a Hub id (owner/n
 def check(config: RunConfig, make: Sequence[str] = STAGES, mistakes: Iterable[str] = ()) -> None:
     """Look whether the stages in `make` can start. `mistakes` are those that an application finds
     in its own settings. Raises one ConfigError that lists every mistake."""
-    everything = [*every_mistake(config, make), *mistakes]
+    everything = list(dict.fromkeys([*every_mistake(config, make), *mistakes]))
     if everything:
         lines = "\n".join(f"  {mistake}" for mistake in everything)
         raise ConfigError(
@@ -145,12 +146,22 @@ def _folder(config: RunConfig) -> Iterator[str]:
         yield f"folder: {existing} must be a folder, but is a file."
 
 
+def weightless(config: RunConfig) -> Iterator[str]:
+    """Of a base on a server, where its weights are needed."""
+    if not isinstance(config.base, BaseConfig):
+        yield f"base: {NO_WEIGHTS}"
+
+
 def _distilled(config: RunConfig) -> Iterator[str]:
     """What training would spoil: a base that was distilled to few steps."""
-    row, name = BASES.get(config.base.model), config.base.model
+    yield from weightless(config)
+    base, name = config.base, config.base.model
+    if not isinstance(base, BaseConfig):
+        return
+    row = BASES.get(name)
     if row is not None and row.undistilled is not None:
         instead = row.undistilled
-    elif says_distilled(config.base):
+    elif says_distilled(base):
         instead = "the base that it was distilled from"
     else:
         return
@@ -187,7 +198,7 @@ def _of_the_family(base: BaseConfig, key: str) -> Iterator[str]:
 
 def _training(config: RunConfig) -> Iterator[str]:
     """What experts are to learn that the base's family has not."""
-    if (known := _at_hand(config.base)) is None:
+    if not isinstance(config.base, BaseConfig) or (known := _at_hand(config.base)) is None:
         return
     family, experts = known[0], config.experts
     weighting = "none" if experts.timesteps is None else experts.timesteps.weighting
@@ -205,12 +216,29 @@ def _training(config: RunConfig) -> Iterator[str]:
 
 
 def _bases(config: RunConfig) -> Iterator[str]:
-    yield from _base(config.base, "base")
-    yield from _of_the_family(config.base, "base")
-    if config.images.base is not None:
-        yield from _of_the_family(config.images.base, "images.base")
-    if config.images.base is not None:
-        yield from _base(config.images.base, "images.base")
+    for base, key in ((config.base, "base"), (config.images.base, "images.base")):
+        if isinstance(base, BaseConfig):
+            yield from _base(base, key)
+            yield from _of_the_family(base, key)
+        elif base is not None:
+            yield from _served(base, key)
+
+
+def _served(base: ServedBase, key: str) -> Iterator[str]:
+    """What is wrong with a base on a server, as far as no request tells it."""
+    try:
+        dialect = DIALECTS.find(base.dialect, setting=f"{key}.dialect")
+    except ConfigError as error:
+        yield str(error)
+        return
+    if dialect.seeds is None and base.deterministic:
+        yield (
+            f"{key}.deterministic: {dialect.name} takes no seed, so that no image can be made "
+            "again. Set it to false, which is recorded."
+        )
+    if dialect.sizes and base.image_px not in dialect.sizes:
+        sizes = ", ".join(map(str, dialect.sizes))
+        yield f"{key}.image_px: {dialect.name} takes {sizes} alone, but {base.image_px} came."
 
 
 def _base(base: BaseConfig, key: str) -> Iterator[str]:
@@ -403,7 +431,7 @@ def _questions(config: RunConfig, make: Sequence[str]) -> Iterator[str]:
 
 
 def _rewards(config: RunConfig) -> Iterator[str]:
-    if config.rewarded is not None and config.base.offload:
+    if config.rewarded is not None and getattr(config.base, "offload", False):
         yield (
             "base.offload: moves the autoencoder away while experts are trained, but "
             f"{config.rewarded.kind} generates images between its steps; set it to false."
@@ -507,9 +535,9 @@ def _blocks(config: RunConfig) -> Iterator[str]:
     yield from block_mistakes(config.experts.adapter, config.base)
 
 
-def block_mistakes(adapter: Section | None, base: BaseConfig) -> Iterator[str]:
+def block_mistakes(adapter: Section | None, base: AnyBase) -> Iterator[str]:
     """Layers of the base that an adapter's blocks would not fill; none for other adapters."""
-    if isinstance(adapter, RotationConfig):
+    if isinstance(adapter, RotationConfig) and isinstance(base, BaseConfig):
         for width in sorted(target_widths(base)):
             try:
                 adapter.blocks_of(width)

@@ -19,9 +19,10 @@ import pytest
 from attacks import Attack
 from scripted import Act, Script, completion, fails, hangs_up, says, send, sends, serving
 
+from selma.backbones.exchange import _LONGEST_WAIT_S, _seconds
 from selma.backbones.language.model import Sampling
 from selma.backbones.language.served import ServedModel
-from selma.backbones.served import _LONGEST_WAIT_S, Requests, _seconds
+from selma.backbones.served import Requests
 from selma.backbones.server_address import Address
 from selma.backbones.transport import MOST_BYTES
 from selma.config.networks import ServedLLM

@@ -291,7 +291,7 @@ def test_mistakes_in_a_command_are_found_before_the_model_is_loaded(
     def never(*_: Any) -> None:
         raise AssertionError("loaded for nothing")
 
-    monkeypatch.setattr("selma.images.on_demand.load_text_to_image", never)
+    monkeypatch.setattr("selma.images.on_demand.load_any_text_to_image", never)
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder.png").mkdir()
     for words, code, message in (

@@ -13,7 +13,10 @@ from selma.adapters.layers import Layers, network_shapes
 from selma.adapters.layouts import layout_of
 from selma.adapters.reading import AdapterFile, announce_left_out
 from selma.adapters.replacing import replaced
+from selma.adapters.sending import sent
 from selma.adapters.table import kind_of
+from selma.backbones.drawing import AnyTextToImage
+from selma.backbones.served_base import ServedTextToImage
 from selma.backbones.text_to_image import TextToImage
 from selma.errors import AdapterError, ConfigError
 from selma.paths import AnyPath, as_paths
@@ -23,13 +26,18 @@ from selma.texts import quoted
 
 
 @contextmanager
-def applied(model: TextToImage, adapters: Sequence[AppliedAdapter]) -> Iterator[None]:
+def applied(model: AnyTextToImage, adapters: Sequence[AppliedAdapter]) -> Iterator[None]:
     """While the block runs, the model works with the adapters, in their order; then it is what it
     was, bit for bit.
 
     Those that change weights layer by layer (LoRA, OFT) are applied as one, those of text encoders
-    included. Raises AdapterError if one does not fit, or if one that must be alone is not.
+    included; a base on a server is sent its adapter. Raises AdapterError if one does not fit, or if
+    one that must be alone is not.
     """
+    if isinstance(model, ServedTextToImage):
+        with sent(model, adapters):
+            yield
+        return
     base = layers_of_pipeline(model)
     each = [_read(base, adapter) for adapter in adapters]
     layerwise = [read for read in each if read.kind.weight_changes is not None]

@@ -24,7 +24,7 @@ from selma.backbones.hub import (
     weights_digest,
 )
 from selma.backbones.single_file import load_single_file, require_whole
-from selma.config.networks import BaseConfig
+from selma.config.networks import AnyBase, BaseConfig, ServedBase
 from selma.config.section import require_kind
 from selma.errors import ModelError
 from selma.plainfiles import MOST_SETTINGS, plain_text
@@ -36,11 +36,16 @@ if TYPE_CHECKING:
 INDEX = "model_index.json"
 
 
-def base_fingerprint(base: BaseConfig) -> str:
+def base_fingerprint(base: AnyBase) -> str:
     """64 hex digits that change with any byte of the model that is loaded.
 
-    A local folder is read once per process; of a Hub repository the commit is taken instead.
+    A local folder is read once per process; of a Hub repository the commit is taken instead, and of
+    a server what it says of its version.
     """
+    if isinstance(base, ServedBase):
+        from selma.backbones.served_base import served_fingerprint
+
+        return served_fingerprint(base)
     base = located(base)
     digests = [_fingerprint(base)]
     if base.config is not None:

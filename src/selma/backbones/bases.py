@@ -23,7 +23,7 @@ from selma.backbones.families import (
     z_image,
 )
 from selma.backbones.families.family import Family
-from selma.config.networks import BaseConfig
+from selma.config.networks import AnyBase, BaseConfig
 
 
 @dataclass(frozen=True)
@@ -348,17 +348,22 @@ def place_of(model: str) -> str:
     return model if row is None or row.repository is None else row.repository
 
 
-def guidance_of(base: BaseConfig) -> float:
+def guidance_of(base: AnyBase) -> float:
     """What this base is guided by unless told otherwise; the paper's 7.5 where no row is its."""
-    row = BASES.get(base.model)
+    row = _row(base)
     return row.guidance if row else 7.5
 
 
-def steps_of(base: BaseConfig) -> int:
+def steps_of(base: AnyBase) -> int:
     """In how many steps this base generates unless told otherwise; the paper's 50 where no row is
     its."""
-    row = BASES.get(base.model)
+    row = _row(base)
     return row.steps if row else 50
+
+
+def _row(base: AnyBase) -> Base | None:
+    """What a server calls a model is no short name."""
+    return BASES.get(base.model) if isinstance(base, BaseConfig) else None
 
 
 def rescale_of(base: BaseConfig) -> float:
@@ -369,9 +374,11 @@ def rescale_of(base: BaseConfig) -> float:
     return row.guidance_rescale if row else 0.0
 
 
-def paper_base(base: BaseConfig) -> str | None:
+def paper_base(base: AnyBase) -> str | None:
     """What the paper's tables call this base; None for any other, and where it cannot be told: a
     folder's or file's weights may be anybody's, and another commit's too."""
+    if not isinstance(base, BaseConfig):
+        return None
     resolved = located(base)
     for row in BASES.values():
         same = resolved.config is None and resolved.model == row.repository

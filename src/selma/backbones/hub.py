@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
@@ -100,13 +100,21 @@ def commits_or_unknown() -> Iterator[dict[str, str]]:
 def hub_commit(model: str, revision: str | None, *, setting: str, file: str = "config.json") -> str:
     """The commit that the revision (None: the newest) names; from the local cache if offline,
     where `file` tells whether the model is there. Raises ModelError."""
+    return or_unknown(
+        model, lambda: _hub_commit(model, revision, setting=setting, file=file), failures=ModelError
+    )
+
+
+def or_unknown(model: str, ask: Callable[[], str], *, failures: type[Exception]) -> str:
+    """What is asked for of a model; `UNKNOWN` within `commits_or_unknown`, where it cannot be
+    had."""
     reasons = _unknown.get()
     if reasons is None:
-        return _hub_commit(model, revision, setting=setting, file=file)
+        return ask()
     try:
         if model not in reasons:
-            return _hub_commit(model, revision, setting=setting, file=file)
-    except ModelError as error:
+            return ask()
+    except failures as error:
         reasons[model] = str(error)
     return UNKNOWN
 

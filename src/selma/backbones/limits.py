@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from selma.config.networks import Server
+from selma.config.networks import Endpoint
 from selma.errors import BackendError
 
 
@@ -14,7 +14,7 @@ class Limits:
     """What is left of `server`'s limits; `setting` is where the config has it, `spent` what earlier
     requests have cost. Every method raises BackendError where a limit is reached."""
 
-    def __init__(self, server: Server, *, setting: str, spent: float) -> None:
+    def __init__(self, server: Endpoint, *, setting: str, spent: float) -> None:
         self._server = server
         self._setting = setting
         self._spent = spent
@@ -37,20 +37,12 @@ class Limits:
                 "kept; run the same command to go on, or raise the limit."
             )
 
-    def price(self, read: float, written: float) -> float:
-        """What so many tokens cost."""
-        server = self._server
-        return (
-            read * server.price_per_million_input + written * server.price_per_million_output
-        ) / 1e6
-
     def spend(self, cost: float) -> None:
         self._spent += cost
 
     @contextmanager
-    def reservation(self, most_tokens: int, max_new_tokens: int) -> Iterator[float]:
+    def reservation(self, most: float) -> Iterator[None]:
         """Holds back the most that a request can cost, so that no batch outspends the limit."""
-        most = self.price(most_tokens, max_new_tokens)
         limit = self._server.max_cost
         if limit is not None and self._spent + self._reserved + most > limit:
             raise BackendError(
@@ -60,6 +52,6 @@ class Limits:
             )
         self._reserved += most
         try:
-            yield most
+            yield
         finally:
             self._reserved -= most

@@ -6,9 +6,9 @@ import html
 import json
 import re
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from selma.config.networks import Server
+from selma.config.networks import Endpoint
 from selma.texts import mistake_at
 
 LONGEST_REASON = 300
@@ -72,22 +72,53 @@ def refused_parameter(body: str, sent: Collection[str]) -> str | None:
     return min(places, key=places.__getitem__, default=None)
 
 
-def advice(status: int, why: str, server: Server, *, setting: str, has_key: bool) -> str:
+class Advice(NamedTuple):
+    """What the advice about one kind of request names."""
+
+    path: str
+    """Where the address in the settings ends before."""
+    ranged: str
+    """A setting that may be out of its range."""
+    unknown: str
+    """What to do about a parameter that is not taken; {setting} is where the server stands."""
+
+
+OF_CHAT = Advice(
+    "/chat/completions",
+    "max_new_tokens",
+    "A parameter that it does not take can be named in {setting}.omit",
+)
+OF_IMAGES = Advice(
+    "/images/generations",
+    "image_px, steps or guidance",
+    "Check {setting}.dialect, which says what is sent, and {setting}.guidance_as",
+)
+
+
+def advice(
+    status: int,
+    why: str,
+    server: Endpoint,
+    *,
+    setting: str,
+    has_key: bool,
+    words: Advice = OF_CHAT,
+) -> str:
     """What the user can look at, for a status that no further attempt would change."""
     key = server.key_variable
     if status in (401, 403):
         return f"Check the key in {key}" if has_key else f"No key is set in {key}; set it"
     if status == 404 or (status in (400, 422) and _NO_MODEL.search(why)):
         return (
-            f"Check {setting}.model and {setting}.base_url, which ends before /chat/completions "
-            "(mostly with /v1)"
+            f"Check {setting}.model and {setting}.base_url, which ends before {words.path} (mostly "
+            "with /v1)"
         )
     if status in (400, 413, 422):
         if _STATE.search(why):
             return "Load the model again in the server, whose own log says why it failed"
         if _RANGE.search(why):
-            return "Change the setting that is out of its range, as max_new_tokens"
-        return f"A parameter that it does not take can be named in {setting}.omit"
+            return f"Change the setting that is out of its range, as {words.ranged}"
+        return words.unknown.format(setting=setting)
     if status in (402, 429):
         return f"Check the account of the key in {key}"
     return f"Check {setting}.base_url and the server's own log"

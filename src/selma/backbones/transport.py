@@ -18,7 +18,8 @@ from selma.errors import BackendError
 from selma.texts import legible
 
 MOST_BYTES = 8 << 20
-"""Of a reply, as it comes and unpacked; a list of captions has some thousand."""
+"""Of a reply, as it comes and unpacked, unless it is told otherwise; a list of captions has some
+thousand."""
 
 _GZIP_OR_ZLIB, _RAW = 47, -15  # zlib's words for what servers call gzip and deflate
 _CHANGES_METHOD = (301, 302, 303)
@@ -36,22 +37,25 @@ class Transport(httpx2.AsyncBaseTransport):
     or packed as nobody asked for.
     """
 
-    def __init__(self, address: Address, *, where: str, setting: str) -> None:
+    def __init__(
+        self, address: Address, *, where: str, setting: str, most_bytes: int | None = None
+    ) -> None:
         self._address, self._where, self._setting = address, where, setting
+        self._most = MOST_BYTES if most_bytes is None else most_bytes
         self._inner = httpx2.AsyncHTTPTransport(proxy=_proxy(address.bare))
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._inner.handle_async_request(self._private(request))
         try:
             self._require_here(request.url, response)
-            body = await _whole(response)
+            body = await _whole(response, self._most)
         finally:
             await response.aclose()
         packed = response.headers.get("content-encoding", "")
         kept = ("content-encoding", "content-length", "transfer-encoding")
         headers = [(name, value) for name, value in response.headers.raw if _name(name) not in kept]
         return httpx2.Response(
-            response.status_code, headers=headers, content=_unpacked(body, packed)
+            response.status_code, headers=headers, content=_unpacked(body, packed, self._most)
         )
 
     async def aclose(self) -> None:
@@ -92,39 +96,39 @@ def _name(header: bytes) -> str:
     return header.decode("latin-1").lower()
 
 
-async def _whole(response: httpx2.Response) -> bytes:
+async def _whole(response: httpx2.Response, most: int) -> bytes:
     body = bytearray()
     async for part in response.aiter_raw():
         body += part
-        _require_size(len(body))
+        _require_size(len(body), most)
     return bytes(body)
 
 
-def _require_size(count: int) -> None:
-    if count > MOST_BYTES:
-        raise Unreadable(f"the reply has more than {MOST_BYTES >> 20} MiB")
+def _require_size(count: int, most: int) -> None:
+    if count > most:
+        raise Unreadable(f"the reply has more than {most >> 20} MiB")
 
 
-def _unpacked(body: bytes, packed: str) -> bytes:
+def _unpacked(body: bytes, packed: str, most: int) -> bytes:
     kind = packed.strip().lower()
     if kind in ("", "identity"):
         return body
     if kind not in ("gzip", "x-gzip", "deflate"):
         raise Unreadable(f"the reply is packed as {legible(packed)[:40]}, which was not asked for")
     try:
-        return _inflated(body, _GZIP_OR_ZLIB)
+        return _inflated(body, _GZIP_OR_ZLIB, most)
     except zlib.error:
         pass
     try:
-        return _inflated(body, _RAW)
+        return _inflated(body, _RAW, most)
     except zlib.error as error:
         raise Unreadable(f"the reply cannot be unpacked: {error}") from None
 
 
-def _inflated(body: bytes, window: int) -> bytes:
+def _inflated(body: bytes, window: int, most: int) -> bytes:
     inflating = zlib.decompressobj(window)
-    whole = inflating.decompress(body, MOST_BYTES + 1)
-    _require_size(len(whole))
+    whole = inflating.decompress(body, most + 1)
+    _require_size(len(whole), most)
     return whole
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from selma.console import AllLayers, Base, show_diagnostics
 from selma.outputs import word, written
 from selma.randomness import SEEDS
 from selma.screen import say
+
+if TYPE_CHECKING:
+    from selma.config.networks import AnyBase
 
 BaseConfigOption = Annotated[
     str | None,
@@ -137,6 +141,19 @@ def generate(
         ),
     ] = "toybox",
     base_config: BaseConfigOption = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="A server that generates, by --base as it calls the model."
+        ),
+    ] = None,
+    server_setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A setting of --server: dialect and image_px are needed (docs/serving.md).",
+        ),
+    ] = None,
     seed: Annotated[
         int,
         typer.Option(min=0, max=SEEDS - 1, help="Seed of the first image; the next ones follow."),
@@ -165,7 +182,7 @@ def generate(
     from selma.adapters.table import kind_of
     from selma.config.adapters import sur_generation
     from selma.config.guides import guide_of
-    from selma.config.networks import base_of
+    from selma.config.networks import ServedBase
     from selma.errors import AdapterError
     from selma.images import on_demand
     from selma.images.plain_diffusers import in_diffusers, without_loader
@@ -188,7 +205,7 @@ def generate(
             f"--sur must be a SUR-adapter, but {sur} is {kind.name}: give it as --adapter."
         )
     guiding = guide_of(guide, guide_setting or [])
-    model = base_of(base, config=base_config)
+    model = _base(base, base_config, server, server_setting or [])
     images = on_demand.generate(
         prompt,
         base=model,
@@ -201,6 +218,8 @@ def generate(
     )
     for path in on_demand.save_images(images, out, count=count):
         say(path)
+    if isinstance(model, ServedBase):
+        return
     reasons = [f"it has no {guide}."] if guiding else without_loader(adapters, model)
     if reasons:
         say("\nPlain diffusers cannot generate the same image:\n")
@@ -212,6 +231,19 @@ def generate(
         prompt, base=model, adapters=adapters, seed=seed, steps=steps, guidance=guidance
     )
     say("\n".join(f"    {line}" for line in code.splitlines()))
+
+
+def _base(base: str, config: str | None, url: str | None, given: Sequence[str]) -> AnyBase:
+    from selma.config.networks import base_of, served_of
+    from selma.errors import ConfigError
+
+    if url is None:
+        if given:
+            raise ConfigError("--server-setting belongs to --server, which is missing.")
+        return base_of(base, config=config)
+    if config is not None:
+        raise ConfigError("--base-config belongs to a single file of weights; leave it out.")
+    return served_of(base, url, given)
 
 
 def bases(

@@ -135,6 +135,7 @@ def memory(
     from selma.applications.loading import guides_of, runs_of
     from selma.backbones.memory import parts_of
     from selma.capacity import computing, memory_of_each
+    from selma.config.networks import ServedBase
     from selma.progress import console
     from selma.report.models import print_computing, print_memory
     from selma.rich_screen import Screen
@@ -146,5 +147,10 @@ def memory(
     for names, (needs, changes) in every.items():
         if len(every) > 1:
             say(f"{', '.join(names)}:")
-        print_memory(needs, changes, most, Screen())
-        print_computing(computing(runs[names[0]], shapes=shapes), Screen())
+        base, drawing = runs[names[0]].base, runs[names[0]].images.base
+        if served := [each.model for each in (base, drawing) if isinstance(each, ServedBase)]:
+            say(f"On a server, which needs no memory of this machine: {' and '.join(served)}.")
+        if needs:
+            print_memory(needs, changes, most, Screen())
+        if not isinstance(base, ServedBase):
+            print_computing(computing(runs[names[0]], shapes=shapes), Screen())

@@ -15,7 +15,7 @@ from selma.config.engine import AnyEngine, LocalEngine
 from selma.config.experts import ExpertsConfig
 from selma.config.images import ImagesConfig
 from selma.config.merged import MergedConfig
-from selma.config.networks import BaseConfig
+from selma.config.networks import BaseConfig, BaseSettings
 from selma.config.places import map_paths
 from selma.config.prompts import PromptsConfig
 from selma.config.questions import WrittenQuestions
@@ -35,6 +35,11 @@ from selma.paths import AnyPath, as_path
 from selma.plurals import counted
 from selma.texts import kind_in_words
 
+NO_WEIGHTS = (
+    "is on a server, which generates images, but training needs the weights. Name the model itself "
+    "in base, and the server in images.base, which generates the training images."
+)
+
 
 class ReportConfig(Section):
     grid_prompts: Annotated[int, Field(gt=0, le=10_000)] = 24
@@ -52,7 +57,7 @@ class RunConfig(Section):
     seed: Seed = 0
     engine: AnyEngine = LocalEngine()
     """Where work is done; of no effect on what comes out."""
-    base: BaseConfig = BaseConfig()
+    base: BaseSettings = BaseConfig()
     prompts: PromptsConfig = PromptsConfig()
     images: ImagesConfig = ImagesConfig()
     experts: ExpertsConfig = ExpertsConfig()
@@ -63,6 +68,13 @@ class RunConfig(Section):
     @property
     def run_folder(self) -> Path:
         return Path("runs") / self.name if self.folder is None else Path(self.folder)
+
+    @property
+    def local_base(self) -> BaseConfig:
+        """The base, where its weights are needed. Raises ConfigError if it is on a server."""
+        if isinstance(self.base, BaseConfig):
+            return self.base
+        raise ConfigError(f"base: {NO_WEIGHTS}")
 
     @property
     def benchmark_steps(self) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveInt, Tag, model_validator
 
 from selma.config.given import GIVEN_GROUP, Imagefolder, ToyboxPairs
-from selma.config.networks import BaseConfig
+from selma.config.networks import KIND_OF_BASE, BaseConfig, ServedBase
 from selma.config.places import File, FileOrFolderPath
 from selma.config.questions import WrittenQuestions
 from selma.config.scores import AnyScorer
@@ -81,9 +81,8 @@ class OwnImages(Section):
     kind: Literal["own"] = "own"
 
 
-class DrawingBase(BaseConfig):
-    """Another base, whose images a run's base is trained on: a weaker one in the paper's table 3.
-    Images keep its size on disk, and are brought to the trained base's by Lanczos's filter."""
+class _Drawing(Section):
+    """How another base generates, and what is told of its images."""
 
     steps: PositiveInt | None = None
     """None: as its short name has it (`selma bases`), 50 for any other base."""
@@ -94,14 +93,36 @@ class DrawingBase(BaseConfig):
     drawn, or its own, as if nothing had been resized. The paper does not say."""
 
 
+class DrawingBase(BaseConfig, _Drawing):
+    """Another base, whose images a run's base is trained on: a weaker one in the paper's table 3.
+    Images keep its size on disk, and are brought to the trained base's by Lanczos's filter."""
+
+
+class ServedDrawingBase(ServedBase, _Drawing):
+    """The same on a server."""
+
+    setting = "images.base"
+
+
+AnyDrawingBase = DrawingBase | ServedDrawingBase
+if TYPE_CHECKING:
+    DrawingSettings = AnyDrawingBase
+else:
+    DrawingSettings = Annotated[
+        Annotated[DrawingBase, Tag("local")] | Annotated[ServedDrawingBase, Tag("served")],
+        KIND_OF_BASE,
+    ]
+
+
 class ImagesConfig(Section):
     source: kinds(OwnImages, Imagefolder, ToyboxPairs, group=GIVEN_GROUP) = (  # type: ignore[valid-type]
         OwnImages()
     )
     """Where images come from: a base generates them, or they are given with their captions, which
     prompts.source must then give, too. Prompts without a given image are left out."""
-    base: DrawingBase | None = None
-    """A base that generates in place of the run's. None is the run's own."""
+    base: DrawingSettings | None = None
+    """A base that generates in place of the run's, on this machine or on a server. None is the
+    run's own."""
     per_prompt: PositiveInt = 1
     """Images kept for each prompt; with choose.questions or choose.score_threshold, and of given
     images, at most."""

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     model_validator,
 )
 
-from selma.config.places import FilePath, KeyVariable, Model, ModelName, ModelPath, ServerUrl
-from selma.config.section import Pixels, Probability, Section, is_folder, kinds
+from selma.config.places import (
+    FilePath,
+    FolderPath,
+    KeyVariable,
+    Model,
+    ModelName,
+    ModelPath,
+    ServerUrl,
+)
+from selma.config.section import Pixels, Probability, Section, is_folder, kinds, mistake
 from selma.errors import ConfigError
 from selma.paths import AnyPath, require_path
 
@@ -30,6 +41,7 @@ _OTHER_WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".gguf", ".msgpack", "
 class BaseConfig(Section):
     """The model that is made more faithful."""
 
+    kind: Literal["local"] = "local"
     model: Annotated[str, Model(words=EMBEDDED, endings=(".safetensors",))] = "toybox"
     """A short name (`selma bases` lists them), a local diffusers folder, a Hub repository id, or a
     single file of weights (.safetensors), which needs `config`."""
@@ -97,6 +109,17 @@ def base_of(model: AnyPath, *, config: AnyPath | None = None) -> BaseConfig:
         raise ConfigError(f"{given['model']!r} cannot be the base: {reason}.") from error
 
 
+def served_of(model: str, url: str, given: Sequence[str] = ()) -> ServedBase:
+    """The base on a server that a command names, each further setting as "name=value". Raises
+    ConfigError."""
+    values = dict(setting.partition("=")[::2] for setting in given)
+    try:
+        return ServedBase.model_validate({**values, "model": model, "base_url": url})
+    except ValidationError as error:
+        lines = "\n".join(mistake(wrong, ServedBase) for wrong in error.errors(include_url=False))
+        raise ConfigError(f"The server cannot be used:\n{lines}") from error
+
+
 class LocalLLM(Section):
     """A causal language model run by transformers."""
 
@@ -111,25 +134,34 @@ class LocalLLM(Section):
 Parameter = Literal["temperature", "top_p", "seed", "max_tokens", "stop", "logprobs"]
 
 
-class Server(Section):
-    """Any server that speaks OpenAI's protocol."""
+class Endpoint(Section):
+    """Where a server is asked, and with how much patience."""
 
     model: ModelName
     base_url: ServerUrl | None = None
     """None is OpenAI's own."""
     key_variable: KeyVariable = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; the key itself is never stored."""
-    omit: tuple[Parameter, ...] = ()
-    """Parameters that are not sent, as the server does not take them. One that it refuses without
-    being named here is left out as well, after a request in vain."""
     timeout_s: PositiveFloat = 120.0
     max_attempts: PositiveInt = 6
     max_seconds: Annotated[float, Field(gt=0, le=1e8)] | None = None
     """Give up after this long in all; None is no limit."""
     max_cost: PositiveFloat | None = None
-    """Give up when this much money is spent, in the unit of the prices below."""
+    """Give up when this much money is spent, in the unit of the prices."""
+
+
+class Server(Endpoint):
+    """Any server of a language model that speaks OpenAI's protocol."""
+
+    omit: tuple[Parameter, ...] = ()
+    """Parameters that are not sent, as the server does not take them. One that it refuses without
+    being named here is left out as well, after a request in vain."""
     price_per_million_input: NonNegativeFloat = 0.0
     price_per_million_output: NonNegativeFloat = 0.0
+
+    def price(self, read: float, written: float) -> float:
+        """What so many tokens cost."""
+        return (read * self.price_per_million_input + written * self.price_per_million_output) / 1e6
 
     @model_validator(mode="after")
     def _bounded(self) -> Server:
@@ -150,6 +182,57 @@ if TYPE_CHECKING:
 else:
     LanguageModelConfig = kinds(LocalLLM, ServedLLM, group="selma.language_models")
 """The settings of a language model that writes, one section for each kind."""
+
+
+class ServedBase(Endpoint):
+    """A base on a server that speaks OpenAI's images protocol. It generates; training needs the
+    weights of a local one."""
+
+    setting: ClassVar[str] = "base"
+    """Where it stands in the settings, for messages."""
+    kind: Literal["served"] = "served"
+    dialect: str
+    """Which program serves it, of those in docs/serving.md: how seed, steps, guidance and adapters
+    are sent."""
+    revision: str | None = None
+    """The server's version, as it tells it; another one is refused. None takes what it tells."""
+    image_px: Pixels
+    """Side of the square images."""
+    parallel: Annotated[int, Field(gt=0, le=256)] = 4
+    """Requests that run side by side, of one image each."""
+    deterministic: bool = True
+    """Whether equal requests must bring equal images. With false it is recorded that they need not:
+    such images cannot be made again."""
+    guidance_as: Literal["guidance_scale", "true_cfg_scale"] | None = "guidance_scale"
+    """The name by which guidance is sent; servers of Qwen-Image take it as true_cfg_scale. None
+    sends none, for a model that has none."""
+    negative_prompt: str | None = None
+    """None sends none, so that the server's own holds where it has one."""
+    adapter_folder: FolderPath | None = None
+    """A folder that the server sees by the same path, into which adapters are written for it. None:
+    none can be sent."""
+    timeout_s: PositiveFloat = 600.0
+    price_per_image: NonNegativeFloat = 0.0
+    """Images that cost anything are never asked for again unbidden, be they damaged or of another
+    version of selma."""
+
+
+def _kind_of_base(value: Any) -> Any:
+    """The kind in raw settings or in a section; a base that says none is local."""
+    if isinstance(value, Section):
+        return getattr(value, "kind", None)
+    return value.get("kind", "local") if isinstance(value, dict) else "local"
+
+
+KIND_OF_BASE = Discriminator(_kind_of_base)
+AnyBase = BaseConfig | ServedBase
+if TYPE_CHECKING:
+    BaseSettings = AnyBase
+else:
+    BaseSettings = Annotated[
+        Annotated[BaseConfig, Tag("local")] | Annotated[ServedBase, Tag("served")], KIND_OF_BASE
+    ]
+"""The settings of a base, on this machine or on a server."""
 
 
 class LlmVectors(Section):

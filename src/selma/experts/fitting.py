@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from selma.config.images import ImagesConfig
-from selma.config.networks import BaseConfig
+from selma.config.networks import AnyBase
 from selma.image_files import MAX_PIXELS
 
 
@@ -21,7 +21,7 @@ class Fitting:
     """What a base that is told images' original size is told: the image's, or the base's own."""
     max_pixels: int | None = None
     """Larger images are refused; None is four times the base's own. Changes no image."""
-    drawn_by: BaseConfig | None = None
+    drawn_by: AnyBase | None = None
     """The base that generated the images, if it is another than the one that is trained."""
 
     @property

@@ -16,7 +16,7 @@ from selma.backbones.base_files import base_fingerprint
 from selma.backbones.bases import guidance_of, rescale_of, steps_of
 from selma.backbones.preference.scorers import load_image_scorer
 from selma.config.images import ImagesConfig
-from selma.config.networks import BaseConfig
+from selma.config.networks import AnyBase, BaseConfig, ServedBase
 from selma.disk import make_folder
 from selma.errors import DataError, LeftToOthers
 from selma.image_files import is_whole_png, png_bytes
@@ -34,6 +34,7 @@ from selma.row_files import write_rows
 from selma.workspace import IMAGES, SCORES, Item, Workspace, inside, write_bytes
 
 if TYPE_CHECKING:
+    from selma.backbones.drawing import AnyTextToImage
     from selma.backbones.judges.judge import Scorer
     from selma.backbones.text_to_image import TextToImage
 
@@ -73,9 +74,9 @@ def generate_pairs(
     config: ImagesConfig,
     folder: Workspace,
     *,
-    base: BaseConfig,
+    base: AnyBase,
     seed: int,
-    model: Callable[[], TextToImage | Elsewhere],
+    model: Callable[[], AnyTextToImage | Elsewhere],
     adapters: Sequence[AppliedAdapter] = (),
     accepting: Accepting | None = None,
 ) -> dict[str, list[Pair]]:
@@ -98,9 +99,9 @@ def generate_candidates(
     config: ImagesConfig,
     folder: Workspace,
     *,
-    base: BaseConfig,
+    base: AnyBase,
     seed: int,
-    model: Callable[[], TextToImage | Elsewhere],
+    model: Callable[[], AnyTextToImage | Elsewhere],
     adapters: Sequence[AppliedAdapter] = (),
 ) -> dict[str, Path]:
     """Skill → the folder with all the images of each prompt that are chosen from.
@@ -124,9 +125,9 @@ def generate_benchmark(
     guidance: float,
     batch_size: int,
     folder: Workspace,
-    base: BaseConfig,
+    base: AnyBase,
     seed: int,
-    model: Callable[[], TextToImage | Elsewhere],
+    model: Callable[[], AnyTextToImage | Elsewhere],
 ) -> Path:
     """The folder `5-scores/images/<name>` with one `<prompt id>.png` for each benchmark prompt, or
     several where `records.repeated` has ids for them.
@@ -139,7 +140,8 @@ def generate_benchmark(
         "guide": guide and guide.recipe,
         "benchmark": _digest([prompt.id, prompt.text] for prompt in benchmark_prompts),
     }
-    item = folder.item(SCORES, "images", name, recipe=recipe)
+    paid = _paid(base, (f"{prompt.id}.png" for prompt in benchmark_prompts))
+    item = folder.item(SCORES, "images", name, recipe=recipe, paid=paid)
     if item.done:
         return item.path
     path = item.begin()
@@ -189,7 +191,7 @@ class Job:
 Before = Callable[[Sequence[int]], None]
 """Called before each pass with the positions of its jobs."""
 Conditioned = Callable[["TextToImage", Sequence[Job]], AbstractContextManager[Before | None]]
-"""Changes the model for these jobs, while the block runs."""
+"""Changes the model, which is loaded here, for these jobs, while the block runs."""
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,9 @@ class Generation:
     """How training images are generated."""
 
     config: ImagesConfig
-    base: BaseConfig = field(kw_only=True)
+    base: AnyBase = field(kw_only=True)
     seed: int = field(kw_only=True)
-    model: Callable[[], TextToImage | Elsewhere] = field(kw_only=True)
+    model: Callable[[], AnyTextToImage | Elsewhere] = field(kw_only=True)
     adapters: Sequence[AppliedAdapter] = field(kw_only=True)
 
     def recipe(self, prompts: Sequence[Prompt], *, per_prompt: int) -> dict[str, Any]:
@@ -213,6 +215,11 @@ class Generation:
             "per_prompt": per_prompt,
             "prompts": _digest([prompt.id, prompt.text] for prompt in prompts),
         }
+
+    def names(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Of the images, those of a prompt in a row."""
+        count = self.config.candidates_per_prompt
+        return [_image_name(prompt, k) for prompt in prompts for k in range(count)]
 
     def jobs(self, folder: Path, prompts: Sequence[Prompt]) -> list[Job]:
         """One for each image, those of a prompt in a row."""
@@ -260,7 +267,9 @@ def _generate_skill(
         recipe["accepting"] = accepting.recipe(skill) | {"threshold": choose.threshold}
     if choose and choose.score_threshold is not None:
         recipe["score_threshold"] = choose.score_threshold
-    item = folder.item(IMAGES, skill, recipe=recipe)
+    own = () if choose else generation.names(prompts)
+    paid = _paid(generation.base, (f"train/{name}" for name in own))
+    item = folder.item(IMAGES, skill, recipe=recipe, paid=paid)
     if choose:  # asked for here, so that the folder knows where they lie even if all is done
         _item_of_candidates(skill, _asked(skill, prompts, accepting), generation, folder)
     if item.done:
@@ -318,7 +327,8 @@ def _item_of_candidates(
     skill: str, prompts: Sequence[Prompt], generation: Generation, folder: Workspace
 ) -> Item:
     recipe = generation.recipe(prompts, per_prompt=generation.config.candidates_per_prompt)
-    return folder.item(IMAGES, CANDIDATES, skill, recipe=recipe)
+    paid = _paid(generation.base, generation.names(prompts))
+    return folder.item(IMAGES, CANDIDATES, skill, recipe=recipe, paid=paid)
 
 
 def _asked(skill: str, prompts: Sequence[Prompt], accepting: Accepting | None) -> list[Prompt]:
@@ -390,6 +400,11 @@ def _choose(
     return chosen, survivors
 
 
+def _paid(base: AnyBase, names: Iterable[str]) -> list[str]:
+    """The names of images that cost money; see `workspace.Item`."""
+    return list(names) if isinstance(base, ServedBase) and base.price_per_image else []
+
+
 def _image_name(prompt: Prompt, number: int) -> str:
     return f"{prompt.id}-{number}.png" if number else f"{prompt.id}.png"
 
@@ -398,7 +413,7 @@ def generate_missing(
     jobs: Sequence[Job],
     what: str,
     *,
-    model: Callable[[], TextToImage | Elsewhere],
+    model: Callable[[], AnyTextToImage | Elsewhere],
     adapters: Sequence[AppliedAdapter] = (),
     guide: AppliedGuide | None = None,
     steps: int,
@@ -440,7 +455,7 @@ def generate_missing(
 
 
 def _drawn_here(
-    model: TextToImage,
+    model: AnyTextToImage,
     jobs: Sequence[Job],
     adapters: Sequence[AppliedAdapter],
     guide: AppliedGuide | None,
@@ -453,39 +468,45 @@ def _drawn_here(
     with (
         applied(model, adapters),
         guided(model, guide),
-        (conditioned or _freely)(model, jobs) as before,
+        _conditioned(conditioned, model, jobs) as before,
     ):
         texts, seeds = [job.text for job in jobs], [job.seed for job in jobs]
         yield from map(png_bytes, model.generate(texts, seeds=seeds, before=before, **drawing))
 
 
 @contextmanager
-def _freely(model: TextToImage, jobs: Sequence[Job]) -> Iterator[None]:
-    """Leave the model as it is."""
-    yield
+def _conditioned(
+    conditioned: Conditioned | None, model: AnyTextToImage, jobs: Sequence[Job]
+) -> Iterator[Before | None]:
+    if conditioned is None:
+        yield None
+        return
+    from selma.backbones.drawing import require_local
+
+    with conditioned(require_local(model, "conditions"), jobs) as before:
+        yield before
 
 
-def adapted_recipe(adapters: Sequence[AppliedAdapter], base: BaseConfig) -> dict[str, Any]:
+def adapted_recipe(adapters: Sequence[AppliedAdapter], base: AnyBase) -> dict[str, Any]:
     """What images depend on of adapters; of a single one its own recipe, so that a plain one's is
     its key. In half precision, also in what weights are summed before they are rounded."""
     recipes = [adapter.recipe for adapter in adapters]
     adapter = recipes if len(recipes) > 1 else next(iter(recipes), None)
-    rounded = bool(adapters) and base.precision != "fp32"
+    rounded = bool(adapters) and isinstance(base, BaseConfig) and base.precision != "fp32"
     return {"adapter": adapter} | ({"summed": "fp32"} if rounded else {})
 
 
-def generation_recipe(
-    base: BaseConfig, *, steps: int, guidance: float, seed: int
-) -> dict[str, Any]:
+def generation_recipe(base: AnyBase, *, steps: int, guidance: float, seed: int) -> dict[str, Any]:
     """All that an image depends on beside text and adapter. The batch size is not among it."""
-    return {
+    recipe = {
         "base": base_fingerprint(base),
-        "precision": base.precision,
         "steps": steps,
         "guidance": guidance,
-        "guidance_rescale": rescale_of(base),
         "seed": seed,
     }
+    if isinstance(base, BaseConfig):  # else the server's own affair
+        recipe |= {"precision": base.precision, "guidance_rescale": rescale_of(base)}
+    return recipe
 
 
 def _digest(rows: Iterable[list[str]]) -> str:
@@ -516,7 +537,7 @@ def refuse_twins(jobs: Sequence[Job]) -> None:
         seen[name.lower()] = name
 
 
-def _tokens_cut(jobs: Sequence[Job], model: Callable[[], TextToImage | Elsewhere]) -> list[int]:
+def _tokens_cut(jobs: Sequence[Job], model: Callable[[], AnyTextToImage | Elsewhere]) -> list[int]:
     there = model()
     if isinstance(there, Elsewhere):
         return there.cut([job.text for job in jobs])

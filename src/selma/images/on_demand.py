@@ -14,9 +14,9 @@ from PIL.Image import Image
 from selma.adapters.applying import applied, chosen
 from selma.adapters.table import kind_of
 from selma.backbones.bases import guidance_of, steps_of
-from selma.backbones.text_to_image import load_text_to_image
+from selma.backbones.drawing import load_any_text_to_image
 from selma.config.guides import GuideSettings
-from selma.config.networks import BaseConfig, base_of
+from selma.config.networks import AnyBase, BaseConfig, ServedBase, base_of
 from selma.disk import make_folder, write_bytes
 from selma.errors import ConfigError
 from selma.image_files import png_bytes
@@ -27,7 +27,7 @@ from selma.records.adapters import AppliedAdapter
 from selma.records.guides import AppliedGuide
 
 if TYPE_CHECKING:
-    from selma.backbones.text_to_image import TextToImage
+    from selma.backbones.drawing import AnyTextToImage
 
 Adapters = AnyPath | AppliedAdapter | Sequence[AnyPath | AppliedAdapter]
 
@@ -36,7 +36,7 @@ def generate(
     text: str,
     *,
     adapter: Adapters = (),
-    base: AnyPath | BaseConfig = "toybox",
+    base: AnyPath | AnyBase = "toybox",
     seed: int = 0,
     steps: int | None = None,
     guidance: float | None = None,
@@ -47,14 +47,15 @@ def generate(
 
     adapter: the file or folder of one of any kind, or several, applied in their order; with another
     strength as `adapters.applying.chosen` returns them. Without one the images are the base model's
-    own.  base: a short name, diffusers folder or Hub id, or settings.  steps, guidance: None is the
-    short name's own, and 50 and 7.5 for any other base.  guide: settings of `config.guides`, of a
-    method that changes how images are generated and trains nothing.
+    own.  base: a short name, diffusers folder or Hub id, or settings, those of a server among them.
+    steps, guidance: None is the short name's own, and 50 and 7.5 for any other base.  guide:
+    settings of `config.guides`, of a method that changes how images are generated and trains
+    nothing.
 
     The model and the adapters are loaded before this returns; an image is made when it is asked
-    for. Raises ConfigError, ModelError or AdapterError.
+    for. Raises ConfigError, ModelError, AdapterError or BackendError.
     """
-    model_settings = base if isinstance(base, BaseConfig) else base_of(base)
+    model_settings = base if isinstance(base, BaseConfig | ServedBase) else base_of(base)
     _require_text(text)
     steps = steps_of(model_settings) if steps is None else steps
     _require_numbers(steps=steps, count=count, guidance=guidance)
@@ -62,7 +63,7 @@ def generate(
     adapters = _adapters(adapter)
     _require_there(adapters)
     reading = None if guide is None else _guide(text, guide, model_settings)
-    model = load_text_to_image(model_settings)
+    model = load_any_text_to_image(model_settings)
     with ExitStack() as failing:
         failing.enter_context(applied(model, adapters))
         failing.enter_context(guided(model, reading))
@@ -78,7 +79,7 @@ def generate(
 
 
 def _images(
-    model: TextToImage,
+    model: AnyTextToImage,
     applying: ExitStack,
     texts: Sequence[str],
     *,
@@ -92,7 +93,7 @@ def _images(
         )
 
 
-def _guide(text: str, guide: GuideSettings, base: BaseConfig) -> AppliedGuide:
+def _guide(text: str, guide: GuideSettings, base: AnyBase) -> AppliedGuide:
     """Raises ConfigError unless the base can be guided so."""
     if mistakes := list(guide_mistakes(guide, base, "guide")):
         raise ConfigError(" ".join(mistakes))

@@ -107,7 +107,10 @@ def beside(findings: Findings) -> list[Beside]:
 
 def own_base(findings: Findings) -> tuple[str, bool]:
     """The name of the run's base, and whether it is one of the paper's."""
-    base = BaseConfig.model_validate(findings.settings.get("base", {}))
+    settings = findings.settings.get("base", {})
+    if settings.get("kind") == "served":
+        return str(settings.get("model")), False
+    base = BaseConfig.model_validate(settings)
     if known := paper_base(base):
         return known, True
     plain = HUB_ID.fullmatch(base.model) and not base.model.startswith(".")

@@ -99,7 +99,9 @@ def test_a_dry_run_and_an_estimate_need_no_hub(
     assert result.exit_code == 0, result.output
     assert "all, to make" in result.output
     unpinned = name.startswith("table4-sd2")
-    assert ("counts as missing, since its commit cannot be told" in result.output) == unpinned
+    assert (
+        "counts as missing, since its commit or version cannot be told" in result.output
+    ) == unpinned
 
 
 def test_dpos_rows_have_two_images_of_each_prompt() -> None:

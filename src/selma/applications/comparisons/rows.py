@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from selma.applications.comparisons.recipes import Plan, Recipe
 from selma.applications.comparisons.sharing import Clock, SharedFinished, SharedWorkspace
 from selma.config import RunConfig
-from selma.config.networks import BaseConfig
+from selma.config.networks import AnyBase, BaseConfig
 from selma.pipeline import Stages
 from selma.records.adapters import AppliedAdapter, applied
 from selma.scores.benchmarks import all_texts
 from selma.workspace import STAGES, Workspace
 
 if TYPE_CHECKING:
+    from selma.backbones.drawing import AnyTextToImage
     from selma.backbones.text_to_image import TextToImage
     from selma.scores.networks import ScoringNetworks
+
+Model = TypeVar("Model")
 
 
 class RowStages(Stages[RunConfig]):
@@ -40,7 +43,14 @@ class RowStages(Stages[RunConfig]):
         return self.folder.used
 
     def model(self) -> TextToImage:
-        return self.resources.model(self.config.base, self._loaded)
+        return self.resources.model(self.config.local_base, self._loaded)
+
+    def drawing(self) -> AnyTextToImage:
+        base = self.config.base
+        if isinstance(base, BaseConfig):
+            return self.model()
+        served: AnyTextToImage = self.resources.model(base, super().drawing)
+        return served
 
     def _loaded(self) -> TextToImage:
         model = super().model()
@@ -67,7 +77,7 @@ class Resources:
 
     plan: Plan
     clock: Clock = field(default_factory=Clock)
-    _model: tuple[BaseConfig, Any] | None = None
+    _model: tuple[AnyBase, Any] | None = None
     _networks: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -109,12 +119,12 @@ class Resources:
             return [applied(merged.uniform)]
         return [applied(merged)]  # searched weights that did not beat them are uniform, too
 
-    def model(self, base: BaseConfig, load: Callable[[], TextToImage]) -> TextToImage:
+    def model(self, base: AnyBase, load: Callable[[], Model]) -> Model:
         """The base, loaded once; of several bases the last, so that memory holds one."""
         if self._model is None or self._model[0] != base:
             self._model = None
             self._model = base, load()
-        model: TextToImage = self._model[1]
+        model: Model = self._model[1]
         return model
 
     def networks(self, config: RunConfig) -> ScoringNetworks:

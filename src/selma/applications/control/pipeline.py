@@ -250,7 +250,7 @@ def _samples(stages: Stages[ControlRun], settings: ControlSettings, folder: Work
     from selma.applications.control.preparing import prepare_control
     from selma.backbones.base_files import own_architecture
 
-    px = own_architecture(stages.config.base).image_px
+    px = own_architecture(stages.config.local_base).image_px
     return prepare_control(settings.data, folder, px=px, seed=stages.config.seed)
 
 
@@ -263,7 +263,7 @@ def _trained(
         samples["train"],
         settings,
         folder,
-        base=stages.config.base,
+        base=stages.config.local_base,
         seed=stages.config.seed,
         model=stages.model,
     )
@@ -289,7 +289,7 @@ def _generated(
             settings.generation,
             make,
             condition=settings.data.condition,
-            base=stages.config.base,
+            base=stages.config.local_base,
             seed=stages.config.seed,
             model=stages.model,
         )

@@ -10,7 +10,7 @@ from selma.applications.control.settings import (
     NetworkConfig,
     label_of,
 )
-from selma.preflight import absent, block_mistakes
+from selma.preflight import absent, block_mistakes, weightless
 
 
 def mistakes(
@@ -18,6 +18,7 @@ def mistakes(
 ) -> Iterator[str]:
     """Mistakes that would stop the stages in `make`; `networks` are trained beside the run's."""
     control = config.control
+    yield from weightless(config)
     yield from absent(control, "control")
     own = control.network
     for network in (own, *(network for network in networks if network != own)):

@@ -274,7 +274,8 @@ def _recipe(config: RunConfig, merged: Merged) -> dict[str, Any]:
 
 def _base_on_hub(config: RunConfig) -> str | None:
     """The base's repository on the Hub; None for toybox, a folder or a file."""
-    return on_hub(config.base.model) if config.base.config is None else None
+    base = config.local_base
+    return on_hub(base.model) if base.config is None else None
 
 
 def _base_name(config: RunConfig) -> str:
@@ -285,7 +286,7 @@ def _base_name(config: RunConfig) -> str:
 
 def _family(config: RunConfig) -> list[str]:
     try:
-        own = own_architecture(config.base)
+        own = own_architecture(config.local_base)
     except ModelError:  # the base is not at hand, which the card can do without
         return []
     return [own.family, f"{own.family}-diffusers"]

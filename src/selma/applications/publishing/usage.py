@@ -45,7 +45,7 @@ def usage(config: RunConfig, merged: Merged, *, example: str, seed: int, reposit
 
     A LoRA that diffusers reads is loaded from the repository; anything else is fused first.
     """
-    base, file = config.base, adapter_file(merged.folder)
+    base, file = config.local_base, adapter_file(merged.folder)
     steps, guidance = config.benchmark_steps, config.benchmark_guidance
     lines = partial(in_diffusers, example, base=base, seed=seed, steps=steps, guidance=guidance)
     options = ["--seed", str(seed), "--steps", str(steps), "--guidance", f"{guidance:g}"]

@@ -111,7 +111,7 @@ class _Run:
         from selma.applications.subjects.images import read_subjects
         from selma.backbones.base_files import own_architecture
 
-        base_px = own_architecture(self.config.base).image_px
+        base_px = own_architecture(self.config.local_base).image_px
         return read_subjects(self.settings.data, self.at(IMAGES), base_px=base_px)
 
     @cached_property
@@ -125,7 +125,7 @@ class _Run:
             self._class_pairs(),
             self.settings,
             self.at(EXPERTS),
-            base=self.config.base,
+            base=self.config.local_base,
             seed=self.config.seed,
             model=self.stages.model,
         )
@@ -292,7 +292,7 @@ class _Run:
             self.subjects,
             self.settings,
             self.at(IMAGES),
-            base=self.config.base,
+            base=self.config.local_base,
             seed=self.config.seed,
             batch_size=self.settings.generation.batch_size,
             model=self.stages.model,
@@ -320,7 +320,7 @@ class _Run:
             guidance=generation.guidance,
             batch_size=generation.batch_size,
             folder=folder,
-            base=self.config.base,
+            base=self.config.local_base,
             seed=self.config.seed,
             model=self.stages.model,
         )

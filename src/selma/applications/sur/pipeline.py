@@ -145,7 +145,7 @@ def training_samples(this: Stages[SurRun], folder: Workspace, images: str) -> li
         {skill: prompts},
         config.images.model_copy(update={"per_prompt": 1, "choose": None}),
         folder,
-        base=config.base,
+        base=config.local_base,
         seed=config.seed,
         model=this.model,
     )[skill]
@@ -166,7 +166,7 @@ def trained(
         training_samples(this, folder if variants else this.finished, sur.data.images),
         sur,
         folder,
-        base=this.config.base,
+        base=this.config.local_base,
         seed=this.config.seed,
         model=this.model,
         variants=variants,

@@ -9,7 +9,7 @@ from selma.applications.sur.settings import LlmCaptioner, SurRun, SurSettings
 from selma.backbones.language.vectors import block_count
 from selma.config.scores import PreferenceConfig
 from selma.errors import SelmaError
-from selma.preflight import absent, language_mistakes, scorer_mistakes, taken_names
+from selma.preflight import absent, language_mistakes, scorer_mistakes, taken_names, weightless
 from selma.prompts.skills import skill_names
 from selma.workspace import IMAGES, SCORES
 
@@ -17,6 +17,7 @@ from selma.workspace import IMAGES, SCORES
 def mistakes(config: SurRun, make: Sequence[str]) -> Iterator[str]:
     """What keeps the stages in `make` from starting."""
     sur = config.sur
+    yield from weightless(config)
     captioner, quality = sur.data.captioner, sur.scores.quality
     unasked = ["llm.backend"] if sur.llm.file is not None else []
     unasked += [] if IMAGES in make else ["data.captioner", "data.cleaning"]

@@ -8,10 +8,10 @@ from typing import Any
 
 from selma import processes
 from selma.backbones.base_files import local_denoiser
+from selma.backbones.drawing import AnyTextToImage, require_local
 from selma.backbones.parsers import Parser, parser_named
-from selma.backbones.text_to_image import TextToImage
 from selma.config.guides import GuideSettings
-from selma.config.networks import BaseConfig
+from selma.config.networks import AnyBase, BaseConfig
 from selma.errors import DataError, SelmaError
 from selma.images.guides import GUIDES
 from selma.record_files import read_rows
@@ -26,18 +26,19 @@ FILE = "sets.jsonl"
 PARSED = "parsed"
 
 
-def guided(model: TextToImage, guide: AppliedGuide | None) -> AbstractContextManager[None]:
+def guided(model: AnyTextToImage, guide: AppliedGuide | None) -> AbstractContextManager[None]:
     """While the block runs, the model generates with the guide. Raises ConfigError if the model
     cannot be guided so."""
     if guide is None:
         return nullcontext()
+    model = require_local(model, "guide")
     kind = GUIDES[guide.settings.kind]
     kind.require_fit(model.family, model.denoiser.config, guide.settings)
     return model.guided(kind.load(model, guide.sets, guide.settings))
 
 
 def parsed(
-    texts: Sequence[str], settings: GuideSettings, folder: Workspace, *, base: BaseConfig
+    texts: Sequence[str], settings: GuideSettings, folder: Workspace, *, base: AnyBase
 ) -> AppliedGuide:
     """The guide with what its parser says of these texts, which is kept in `5-scores/parsed/`, so
     that nothing is parsed twice, and images are generated where no parser is installed.
@@ -66,7 +67,7 @@ def parsed(
     return AppliedGuide(settings=settings, key=item.key, sets=sets)
 
 
-def parsed_now(text: str, settings: GuideSettings, *, base: BaseConfig) -> AppliedGuide:
+def parsed_now(text: str, settings: GuideSettings, *, base: AnyBase) -> AppliedGuide:
     """The guide with what its parser says of one text."""
     sets = sets_of([text], settings, _parser(settings, base))
     return AppliedGuide(settings=settings, key="", sets=sets)
@@ -80,13 +81,16 @@ def sets_of(texts: Sequence[str], settings: GuideSettings, parser: Parser) -> di
 
 
 def guide_mistakes(
-    settings: GuideSettings, base: BaseConfig, key: str, *, parsing: bool = True
+    settings: GuideSettings, base: AnyBase, key: str, *, parsing: bool = True
 ) -> Iterator[str]:
     """What keeps a base from being guided so, found before a model is loaded.
 
     key: where the settings stand.  parsing: whether the parser itself is needed; it is not where
     what it says is at hand.
     """
+    if not isinstance(base, BaseConfig):
+        yield f"{key}: only a base that is loaded here can be guided, but {base.model} is served."
+        return
     try:
         parser = _parser(settings, base, setting=f"{key}.parser")
         if parsing:
@@ -97,5 +101,5 @@ def guide_mistakes(
         yield f"{key}: {error}"
 
 
-def _parser(settings: GuideSettings, base: BaseConfig, setting: str = "parser") -> Parser:
+def _parser(settings: GuideSettings, base: AnyBase, setting: str = "parser") -> Parser:
     return parser_named(settings.parser, base=base.model, setting=setting)
