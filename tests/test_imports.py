@@ -49,7 +49,7 @@ LAYERS: tuple[set[str], ...] = (
     {"pipeline"},
     {"status"},
     {"outputs"},
-    {"console"},
+    {"console", "web"},
     {"applications"},
     {"cli"},
     {"__main__"},

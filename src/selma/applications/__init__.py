@@ -52,6 +52,7 @@ APPLICATIONS: Table[Application] = Table(
         Application("judges", "selma.applications.judges.command"),
         Application("publishing", "selma.applications.publishing.command"),
         Application("study", "selma.applications.study.command"),
+        Application("serving", "selma.applications.serving.command"),
         Application(
             "sur",
             "selma.applications.sur.command",

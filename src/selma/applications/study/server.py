@@ -7,18 +7,13 @@ vote's receipt, which is sent when the vote is on disk.
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import math
-import secrets
-import socket
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeGuard
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
-import uvicorn
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -27,16 +22,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.responses import Response as Reply
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from selma.applications.study.ballot import CHOICES
 from selma.applications.study.plan import Images, Study
 from selma.applications.study.store import NAME_LENGTH, AnnotatorStatus, ShownPair, Store
-from selma.errors import DataError, SelmaError, WorkspaceError
+from selma.errors import DataError, SelmaError
 from selma.plurals import counted
 from selma.progress import console
+from selma.web import Guarded, body_of, json_of, listening, prefix
 
-LOOPBACK = "127.0.0.1"
 MAX_BODY = 10_000  # bytes; a vote is about a hundred
 COOKIE, COOKIE_S, MOST_OWN = "selma_annotators", 365 * 86400, 20
 """What a browser keeps: the secrets of those who have joined by it, how long, and of how many."""
@@ -44,14 +39,6 @@ _ASSETS = {
     "/study.css": "text/css",
     "/study.js": "text/javascript",
     "/study.svg": "image/svg+xml",
-}
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; "
-    "script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'none'",
-    # Addresses hold secrets, for this server alone; "no-referrer" would hide forms' origin as well.
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
 }
 
 
@@ -67,33 +54,21 @@ def serve(
     images.verify()
     store = Store(path, study)
     try:
-        with _listening(host, port) as listening:
-            hosts = _own_names(host)
-            key = store.key() if hosts is None else None
+        with listening(host, port) as server:
+            key = store.key() if server.hosts is None else None
             if key is not None:
                 say(
                     "WARNING: this page is open to EVERYONE who can reach this machine and has the "
                     "address below, with its key: give it to the annotators alone, since nothing "
                     f"on the way is encrypted. Leave out --host {host} to serve this machine alone."
                 )
-            address = host if ":" not in host else f"[{host}]"
             say(
                 f"Study of {counted(len(study.pairs), 'prompt')}, "
                 f"{counted(store.annotators(), 'annotator')} so far."
             )
             say(f"Votes: {path}")
-            way = f"{listening.getsockname()[1]}{_prefix(key)}/"
-            say(f"Page: http://{address}:{way}  (Ctrl+C stops)")
-            config = uvicorn.Config(
-                application(store, images, hosts=hosts, key=key),
-                log_level="warning",
-                access_log=False,  # it would write the annotators' secrets
-                server_header=False,
-                lifespan="off",
-                ws="none",
-                timeout_graceful_shutdown=5,
-            )
-            uvicorn.Server(config).run(sockets=[listening])
+            say(f"Page: {server.url(key)}  (Ctrl+C stops)")
+            server.run(application(store, images, hosts=server.hosts, key=key))
     finally:
         store.close()
 
@@ -103,7 +78,7 @@ def application(
 ) -> ASGIApp:
     """The study's pages as an ASGI application; `hosts` are the host names that it answers to, None
     for any.  key: what all its paths begin with, if anything."""
-    pages = _Pages(store, images, _prefix(key))
+    pages = _Pages(store, images, prefix(key))
     routes: list[BaseRoute] = [
         Route("/", pages.welcome),
         Route("/join", pages.join, methods=["POST"]),
@@ -115,13 +90,9 @@ def application(
         Route("/image/{token}", pages.image),
     ]
     if key is not None:
-        routes = [Mount(_prefix(key), routes=routes)]
+        routes = [Mount(prefix(key), routes=routes)]
     app = Starlette(routes=routes, exception_handlers={SelmaError: _failure})
-    return _Guarded(app, hosts, key)
-
-
-def _prefix(key: str | None) -> str:
-    return "" if key is None else f"/{key}"
+    return Guarded(app, hosts=hosts, key=key, foreign="Votes come from this page alone.")
 
 
 class _Pages:
@@ -140,7 +111,9 @@ class _Pages:
 
     async def join(self, request: Request) -> Reply:
         try:
-            form = parse_qs((await _body(request)).decode("utf-8", "replace"), max_num_fields=5)
+            form = parse_qs(
+                (await body_of(request, most=MAX_BODY)).decode("utf-8", "replace"), max_num_fields=5
+            )
         except ValueError:
             raise HTTPException(422, "A form of one name is expected.") from None
         name = form.get("name", [""])[0]
@@ -195,7 +168,7 @@ class _Pages:
         return self._state(request.path_params["secret"], counted=None)
 
     async def choose(self, request: Request) -> Reply:
-        secret, vote = request.path_params["secret"], await _json(request)
+        secret, vote = request.path_params["secret"], await json_of(request, most=MAX_BODY)
         step, choice, seconds = (vote.get(name) for name in ("step", "choice", "seconds"))
         if type(step) is not int or choice not in CHOICES or not _is_duration(seconds):
             raise HTTPException(422, "A vote has a step, a choice and seconds.")
@@ -207,7 +180,10 @@ class _Pages:
         return await run_in_threadpool(count)
 
     async def undo(self, request: Request) -> Reply:
-        secret, vote = request.path_params["secret"], (await _json(request)).get("vote")
+        secret, vote = (
+            request.path_params["secret"],
+            (await json_of(request, most=MAX_BODY)).get("vote"),
+        )
         if type(vote) is not int or not 0 <= vote < 2**63:
             raise HTTPException(422, "What is undone is a vote.")
 
@@ -257,103 +233,11 @@ def _visible(status: AnnotatorStatus, prefix: str) -> dict[str, Any]:
     }
 
 
-class _Guarded:
-    """Refuses requests that the study's page does not send, and adds every reply's headers.
-
-    Another site could make an annotator's browser send votes (cross-site requests), or resolve its
-    name to this machine to read the study (DNS rebinding). Browsers tell the site in Sec-Fetch-Site
-    to trustworthy addresses alone, but the origin of what is posted always.
-    """
-
-    def __init__(self, inner: ASGIApp, hosts: frozenset[str] | None, key: str | None) -> None:
-        self.inner, self.hosts, self.key = inner, hosts, key
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                names = {name.lower() for name, _ in message["headers"]}
-                every = _HEADERS if b"cache-control" in names else {
-                    **_HEADERS, "Cache-Control": "no-store"
-                }  # fmt: skip
-                message["headers"] += [(k.lower().encode(), v.encode()) for k, v in every.items()]
-            await send(message)
-
-        headers = dict(scope["headers"])
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        site = headers.get(b"sec-fetch-site", b"none")
-        name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-        if not name or (self.hosts is not None and name not in self.hosts):
-            refusal = PlainTextResponse("This page is for this machine alone.", status_code=421)
-            return await refusal(scope, receive, send_guarded)
-        if self.key is not None and not _begins_with(scope["path"], self.key):
-            refusal = PlainTextResponse("There is no such page.", status_code=404)
-            return await refusal(scope, receive, send_guarded)
-        own = site in (b"same-origin", b"none") and _sender(headers) == host
-        if scope["method"] not in ("GET", "HEAD") and not own:
-            refusal = PlainTextResponse("Votes come from this page alone.", status_code=403)
-            return await refusal(scope, receive, send_guarded)
-        return await self.inner(scope, receive, send_guarded)
-
-
-def _sender(headers: dict[bytes, bytes]) -> str | None:
-    """The host and port of the page that sent a request; None where it does not say."""
-    sender = headers.get(b"origin", headers.get(b"referer", b"")).decode("latin-1").lower()
-    try:
-        parts = urlsplit(sender)
-    except ValueError:
-        return None
-    return parts.netloc if parts.scheme in ("http", "https") and parts.netloc else None
-
-
-def _begins_with(path: str, key: str) -> bool:
-    first = path.split("/", 2)[1:2] or [""]
-    return secrets.compare_digest(first[0].encode(errors="replace"), key.encode())
-
-
 def _failure(request: Request, error: Exception) -> Reply:
     """Print the error, which names files and therefore models, for whoever runs the study only."""
     console.print(f"Error: {error}", markup=False)
     return PlainTextResponse("This cannot be shown. Tell whoever runs the study.", status_code=500)
 
 
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise HTTPException(413, "That is too long.")
-    return body
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    try:
-        value = json.loads(await _body(request))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise HTTPException(422, "A JSON object is expected.")
-    return value
-
-
 def _is_duration(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e6
-
-
-def _own_names(host: str) -> frozenset[str] | None:
-    """The host names that a browser on this machine uses; None if other machines have access."""
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    address = f"[{host}]" if ":" in host else host
-    return frozenset({"localhost", LOOPBACK, address}) if local else None
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, OverflowError) as error:
-        raise WorkspaceError(
-            f"The page cannot be served at {host}, port {port}: {error}. Choose another --port."
-        ) from error
