@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from selma.errors import ConfigError, WorkspaceError
 from selma.plurals import counted
 from selma.progress import warn
 
+ROOM_S = 60
+"""How long no worker may start before that is said."""
 AHEAD = 2
 """Tasks of each worker that are under way: one that it does, and one that waits for it there."""
 
@@ -90,6 +93,7 @@ class OnRay:
         """Host → how many tasks it has."""
         self._under_way: dict[Any, tuple[Any, _Task]] = {}
         """Result to come → the host that makes it, and its task."""
+        self._roomless_since, self._said_full = time.monotonic(), False
         self._thread = threading.Thread(target=self._serve, name="selma-ray", daemon=True)
         self._thread.start()
 
@@ -189,11 +193,24 @@ class OnRay:
         if not refs:
             return
         came, _ = self._ray.wait(refs, num_returns=1, timeout=0.2, fetch_local=False)
+        self._say_if_full()
         for ref in came:
             if ref in self._starting:
                 self._started(ref)
             else:
                 self._finished(ref)
+
+    def _say_if_full(self) -> None:
+        """Once, where the cluster has had no room for a single worker for a while."""
+        if self._hosts:
+            self._roomless_since = time.monotonic()
+        elif not self._said_full and time.monotonic() - self._roomless_since > ROOM_S:
+            self._said_full = True
+            warn(
+                f"No worker has started for {ROOM_S} s: the cluster has no room for one of "
+                f"{self._settings.cpus:g} cores and {self._gpus:g} GPUs. Waiting for it to grow, "
+                "or for others to end; smaller workers: engine.cpus, engine.gpus."
+            )
 
     def _started(self, ref: Any) -> None:
         host = self._starting.pop(ref)
