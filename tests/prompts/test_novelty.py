@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import random
+import sys
+from collections import Counter
 from fractions import Fraction
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rapidfuzz.distance import Indel, LCSseq
+from rapidfuzz.process import extract_iter
 
+from selma.errors import DataError
+from selma.prompts import novelty
 from selma.prompts.contamination import BenchmarkTexts
 from selma.prompts.novelty import SimilarityIndex, over, rouge_words, unicode_words
 
@@ -60,6 +68,101 @@ def test_index_equals_comparing_with_all(texts, threshold, arithmetic):
             index.add(text)
             kept.append(words)
     assert len(index) == len(kept)
+
+
+def zipf_captions(count: int, seed: int, *, words: int = 12) -> list[str]:
+    """Captions by Zipf's law over 20,000 words, a third of them near ones before."""
+    draw = random.Random(seed)
+    bounds = list(accumulate(1 / (rank + 3) for rank in range(20_000)))
+    texts: list[str] = []
+    for _ in range(count):
+        if texts and draw.random() < 0.35:
+            text = draw.choice(texts).split()
+            for _ in range(draw.randint(1, 1 + words // 6)):
+                text[draw.randrange(len(text))] = str(
+                    draw.choices(range(20_000), cum_weights=bounds)[0]
+                )
+        else:
+            length = max(2, round(draw.gauss(words, words / 3)))
+            text = list(map(str, draw.choices(range(20_000), cum_weights=bounds, k=length)))
+        texts.append(" ".join(text))
+    return texts
+
+
+def kept_by_comparing_all(texts: list[str], threshold: Fraction) -> list[str]:
+    """The kept list by comparing with every text that is kept, no index between."""
+    letters: dict[str, str] = {}
+    kept: list[str] = []
+    coded: list[str] = []
+    for text in texts:
+        new = "".join(letters.setdefault(word, chr(256 + len(letters))) for word in text.split())
+        close = extract_iter(
+            new, coded, scorer=Indel.normalized_similarity, score_cutoff=float(threshold) - 0.001
+        )
+        if not any(
+            2 * LCSseq.similarity(new, old) > threshold * (len(new) + len(old))
+            for old, _, _ in close
+        ):
+            kept.append(text)
+            coded.append(new)
+    return kept
+
+
+def kept_by_index(texts: list[str], threshold: float) -> list[str]:
+    index, kept = SimilarityIndex(threshold), []
+    for text in texts:
+        if not index.similar(text):
+            index.add(text)
+            kept.append(text)
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("words", "count", "threshold"),
+    [(12, 1500, 0.8), (5, 800, 0.6), (40, 500, 0.8), (140, 120, 0.8)],
+)
+def test_texts_by_zipfs_law_are_kept_as_comparing_with_all_would(words, count, threshold):
+    texts = zipf_captions(count, words, words=words)
+    kept = kept_by_index(texts, threshold)
+    assert kept == kept_by_comparing_all(texts, Fraction(str(threshold)))
+    assert len(kept) < count
+
+
+def test_ten_thousand_captions_are_kept_as_comparing_with_all_would():
+    texts = zipf_captions(10_000, 1)
+    assert kept_by_index(texts, 0.8) == kept_by_comparing_all(texts, Fraction(4, 5))
+
+
+def test_compared_texts_grow_slower_than_kept_ones(monkeypatch):
+    compared = Counter[int]()
+
+    def counting(query, choices, **options):
+        compared[size] += len(choices)
+        return extract_iter(query, choices, **options)
+
+    monkeypatch.setattr(novelty, "extract_iter", counting)
+    for size in (1000, 8000):
+        kept_by_index(zipf_captions(size, 3), 0.8)
+    # Comparing with all would be 64 times as many; those that are near are 8 times as many.
+    assert compared[8000] < 16 * compared[1000]
+    assert compared[8000] < 8000 * 4
+
+
+def test_words_that_are_asked_about_take_no_room():
+    index = SimilarityIndex(0.8)
+    index.add("a red dog")
+    assert not any(index.similar(f"word{n} other{n}") for n in range(100))
+    assert len(index._characters) == 3
+    assert not index.similar("some blue dog")  # unknown words are no word of a kept text
+    index.add("some blue dog")
+    assert index.similar("some blue dog")
+
+
+def test_more_words_than_characters_are_an_error():
+    index = SimilarityIndex(0.8)
+    index._characters = dict.fromkeys(range(sys.maxunicode - 0x800), "x")
+    with pytest.raises(DataError, match="may have 1,112,063 different words"):
+        index.add("a")
 
 
 def test_arithmetics_differ_only_where_floats_exceed_the_threshold_itself():

@@ -1,20 +1,25 @@
 """Whether a text says nearly what another one says: ROUGE-L against all texts kept so far.
 
 ROUGE-L's F of two texts with m and n words is 2 L / (m + n), L their longest common subsequence of
-words. Most pairs are told apart by their lengths and their rarest words, before L is computed.
+words. It is computed only of texts that share two words out of a few chosen pairs.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+from itertools import chain, combinations
 from typing import Literal
 
 from rapidfuzz.distance import Indel, LCSseq
 from rapidfuzz.process import extract_iter
+
+from selma.errors import DataError
 
 Arithmetic = Literal["exact", "released"]
 
@@ -71,6 +76,11 @@ class SimilarityIndex:
     """Texts kept so far; tells whether a new one is too similar to any of them.
 
     `threshold` is in [0, 1]; too similar is F above it. Texts without words are similar to none.
+
+    A text of n words that any text is similar to shares all but some e of them, whatever the
+    other's length. So of e + 1 groups of its words, none of which share a word, one is whole in
+    every similar text (the pigeonhole principle). Each text is held under its groups: pairs, so
+    that few texts have the same, each of one of its rarest words and another.
     """
 
     def __init__(self, threshold: float, arithmetic: Arithmetic = "exact") -> None:
@@ -78,7 +88,9 @@ class SimilarityIndex:
         self._threshold = Fraction(str(threshold))  # 0.8 is meant as 8/10, not as its float
         self._cutoff = max(0.0, threshold - 1e-6)
         self._characters: dict[str, str] = {}
-        self._holders: defaultdict[str, list[str]] = defaultdict(list)
+        self._holders: dict[tuple[str, ...], list[str]] = {}
+        self._sizes = set[int]()
+        self._times: Counter[str] = Counter()
         self._count = 0
         self._last: tuple[str, str, list[str]] | None = None
 
@@ -86,16 +98,22 @@ class SimilarityIndex:
         return self._count
 
     def add(self, text: str) -> None:
-        """Keeps a text, similar or not."""
-        coded, rare = self._coded(text)
-        for word in rare:
-            self._holders[word].append(coded)
+        """Keeps a text, similar or not. Raises DataError where all that are kept have more
+        different words than there are characters, a million."""
+        coded, words = self._coded(text, adding=True)
         self._count += 1
+        if not words:
+            return
+        self._times.update(words)
+        for group in self._groups(words):
+            self._sizes.add(len(group))
+            self._holders.setdefault(group, []).append(coded)
 
     def similar(self, text: str) -> bool:
         """Whether F of this text and any kept one is above the threshold."""
-        coded, rare = self._coded(text)
-        near = set[str]().union(*(self._holders[word] for word in rare if word in self._holders))
+        coded, words = self._coded(text)
+        groups = chain.from_iterable(combinations(words, size) for size in self._sizes)
+        near = set[str]().union(*filter(None, map(self._holders.get, groups)))
         # rapidfuzz goes through them, in compiled code; its floats decide nothing by themselves.
         above = extract_iter(
             coded, list(near), scorer=Indel.normalized_similarity, score_cutoff=self._cutoff
@@ -108,41 +126,63 @@ class SimilarityIndex:
             return False
         return bool(LCSseq.similarity(a, b, score_cutoff=needed) >= needed)
 
-    def _coded(self, text: str) -> tuple[str, list[str]]:
-        """The text with one character for each word, which rapidfuzz compares fast, and its rarest
-        words. A text that was asked about is mostly added next."""
-        if self._last is None or self._last[0] != text:
-            coded = "".join(map(self._character, words_for(text, self._arithmetic)))
-            self._last = (text, coded, self._rare(coded))
+    def _coded(self, text: str, *, adding: bool = False) -> tuple[str, list[str]]:
+        """The text with one character for each word, which rapidfuzz compares fast, and these
+        characters in order, a word's second use as "ww". A text that was asked about is mostly
+        added next."""
+        if self._last is None or self._last[0] != text or (adding and _UNKNOWN in self._last[1]):
+            character = self._new_character if adding else self._character
+            coded = "".join(map(character, words_for(text, self._arithmetic)))
+            words = sorted(coded)
+            if len(set(coded)) < len(coded):
+                times = Counter(coded)
+                words = sorted(word * n for word in times for n in range(1, times[word] + 1))
+            self._last = (text, coded, words)
         return self._last[1:]
 
     def _character(self, word: str) -> str:
+        return self._characters.get(word, _UNKNOWN)
+
+    def _new_character(self, word: str) -> str:
         character = self._characters.get(word)
         if character is None:
-            number = len(self._characters) + 1
-            character = chr(number if number < 0xD800 else number + 0x800)  # surrogates are no text
-            self._characters[word] = character
+            character = self._characters[word] = _character(len(self._characters) + 1)
         return character
 
-    def _rare(self, coded: str) -> list[str]:
-        """A text's rarest words, a word's second use as "ww": similar texts share one of them.
+    def _groups(self, words: list[str]) -> Sequence[tuple[str, ...]]:
+        """The groups of a text to be kept, each in the order of its words.
 
-        A pair over the threshold has at least `least` words in common, whatever the other's length;
-        so if every text is ordered by one fixed order, the first len - least + 1 of both must meet
-        (prefix filtering, Chaudhuri et al. 2006). Repeated words stand first, then those that were
-        first seen late: rare ones.
+        Any choice is right; that of the rarest words so far leaves the fewest texts to compare. The
+        rarest goes with the most frequent of the chosen ones, so that no pair is a frequent one.
         """
-        words: list[str]
-        if len(set(coded)) == len(coded):
-            words = sorted(coded, reverse=True)
-        else:
-            times = Counter(coded)
-            uses = (word * n for word in times for n in range(1, times[word] + 1))
-            words = sorted(uses, key=lambda use: (len(use), use), reverse=True)
-        return words[: len(coded) - _least(len(coded), self._threshold, self._arithmetic) + 1]
+        count = len(words) - _least(len(words), self._threshold, self._arithmetic) + 1
+        rarest = sorted(words, key=self._times.__getitem__)
+        if 2 * count > len(words) or len(words) > _LONGEST_OF_PAIRS:
+            return [(word,) for word in rarest[:count]]
+        chosen = rarest[: 2 * count]
+        return [(min(pair), max(pair)) for pair in zip(chosen, reversed(chosen), strict=True)][
+            :count
+        ]
 
     def _needed(self, m: int, n: int) -> int:
         return _needed(m, n, self._threshold, self._arithmetic)
+
+
+_UNKNOWN = "\0"
+"""In a text that is asked about, any word that no kept one has."""
+_LONGEST_OF_PAIRS = 120
+"""Words of a text that is held under pairs: all pairs of a text that may be similar to it are
+looked up, here 16,000."""
+
+
+def _character(number: int) -> str:
+    code = number if number < 0xD800 else number + 0x800  # surrogates are no text
+    if code > sys.maxunicode:
+        raise DataError(
+            f"Texts that are compared may have {number - 1:,} different words, but have more. "
+            "Compare them in parts, such as one skill each."
+        )
+    return chr(code)
 
 
 @lru_cache(maxsize=4096)

@@ -65,11 +65,17 @@ class PromptPool:
 
     def examples(self, request: int) -> list[tuple[str, str]]:
         """In-context examples as (id or seed text, text), from the pool before this batch."""
-        pool = [(text, text) for text in self.skill.seeds]
-        if self.config.example_pool == "growing":
-            pool += [(prompt.id, prompt.text) for prompt in self.kept]
+        seeds = self.skill.seeds
+        grown = self.kept if self.config.example_pool == "growing" else []
         stream = rng(self._seed, "prompts", self.skill.name, "examples", request)
-        return stream.sample(pool, self.config.examples)
+        # Of numbers, since a list of all prompts for each request takes longer than the rest.
+        numbers = stream.sample(range(len(seeds) + len(grown)), self.config.examples)
+        return [
+            (seeds[n], seeds[n])
+            if n < len(seeds)
+            else (grown[n - len(seeds)].id, grown[n - len(seeds)].text)
+            for n in numbers
+        ]
 
     def seed(self, request: int) -> int:
         """Seed of a request to the language model."""
