@@ -15,16 +15,20 @@ import math
 import random
 import tracemalloc
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
+from itertools import accumulate
 from multiprocessing import Pool
 from typing import Annotated
 
 import typer
+from rapidfuzz.distance import Indel, LCSseq
+from rapidfuzz.process import extract_iter
 from rich.console import Console
 from rich.table import Table
 from turns import Turns, cpu_seconds, in_turn
 
-from selma.prompts.novelty import SimilarityIndex, rouge_words
+from selma.prompts.novelty import SimilarityIndex, over, rouge_words
 
 THRESHOLD = 0.8
 WORKERS = 16
@@ -38,6 +42,9 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="For each set.")] = 2,
     sample: Annotated[int, typer.Option(min=2, help="Captions that the pool is timed on.")] = 20,
     largest: Annotated[int, typer.Option(min=1000, help="Captions of the last size.")] = 8000,
+    exact: Annotated[int, typer.Option(help="Captions that are also compared each with all.")] = (
+        10_000
+    ),
 ) -> None:
     """Print both tables; fail where the two sides keep different captions."""
     turns, pool, same = Turns(), [], True
@@ -65,7 +72,10 @@ def main(
         note=f"With the pool: {min(pool):.0f} to {max(pool):.0f} s, from {sample} captions a set, "
         f"{min(pool) / max(turns.seconds['selma']):.0f} times ours or more.",
     )
-    Console().print(growth(largest))
+    for kind, texts_of in {"440 words": made_up, "50,000 words by Zipf's law": by_zipf}.items():
+        Console().print(growth(largest, kind, texts_of))
+    texts = by_zipf(exact, 0)
+    same &= ours(texts) == compared_with_all(texts)
     Console().print("Kept captions are " + ("the same." if same else "NOT THE SAME."))
     raise typer.Exit(0 if same else 1)
 
@@ -97,6 +107,43 @@ def made_up(count: int, seed: int) -> list[str]:
             caption = pick.choices(words, weights, k=length)
         found.append(" ".join(caption))
     return found
+
+
+def by_zipf(count: int, seed: int, *, mean: int = 12, vocabulary: int = 50_000) -> list[str]:
+    """Captions of words by Zipf's law, as frequent as in a language, near-duplicates among them."""
+    pick = random.Random(seed)
+    bounds = list(accumulate(1 / (rank + 3) for rank in range(vocabulary)))
+    words = [f"w{rank}" for rank in range(vocabulary)]
+    found: list[str] = []
+    for _ in range(count):
+        if found and pick.random() < NEAR:
+            caption = pick.choice(found).split()
+            for _ in range(pick.randint(1, 3)):
+                caption[pick.randrange(len(caption))] = pick.choices(words, cum_weights=bounds)[0]
+        else:
+            length = min(30, max(4, round(pick.gauss(mean, mean / 3))))
+            caption = pick.choices(words, cum_weights=bounds, k=length)
+        found.append(" ".join(caption))
+    return found
+
+
+def compared_with_all(texts: list[str]) -> list[str]:
+    """`plain` in compiled code, as many as 10,000 take minutes there: no index between."""
+    letters: dict[str, str] = {}
+    kept: list[str] = []
+    coded: list[str] = []
+    for text in texts:
+        new = "".join(letters.setdefault(word, chr(256 + len(letters))) for word in text.split())
+        near = extract_iter(
+            new, coded, scorer=Indel.normalized_similarity, score_cutoff=THRESHOLD - 0.001
+        )
+        if not any(
+            over(LCSseq.similarity(new, old), len(new), len(old), Fraction(4, 5), "released")
+            for old, _, _ in near
+        ):
+            kept.append(text)
+            coded.append(new)
+    return kept
 
 
 def ours(texts: list[str]) -> list[str]:
@@ -155,13 +202,13 @@ def rouge_l(target: list[str], prediction: list[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def growth(largest: int) -> Table:
+def growth(largest: int, kind: str, texts_of: Callable[[int, int], list[str]]) -> Table:
     """Seconds and memory by the number of captions, and the exponent between the ends."""
-    table = Table("captions", "kept", "seconds", "peak MB", title="how it grows")
+    table = Table("captions", "kept", "seconds", "peak MB", title=f"how it grows: {kind}")
     sizes = [largest // 8, largest // 4, largest // 2, largest]
     seconds = []
     for size in sizes:
-        texts = made_up(size, 0)
+        texts = texts_of(size, 0)
         found = in_turn({"selma": partial(ours, texts)}, rounds=3).seconds["selma"]
         seconds.append(sorted(found)[1])
         tracemalloc.start()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from selma import row_files
 from selma.errors import DataError
-from selma.row_files import Row, fill_rows, in_rounds, write_rows
+from selma.record_files import each_row
+from selma.row_files import Row, _done, fill_rows, in_rounds, write_rows
 
 JOBS = {f"p{number}": number for number in range(8)}
 
@@ -82,3 +85,29 @@ def test_a_file_is_written_whole_in_the_same_form(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "a").read_text().splitlines()]
     write_rows(tmp_path / "b", rows)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Bytes that are held beyond what was held before, at most."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_rows_are_written_read_and_gone_on_with_without_being_held(tmp_path: Path) -> None:
+    path, count = tmp_path / "rows.jsonl", 20_000
+    text = "a" * 500  # 10 MB
+    written = peak_of(lambda: write_rows(path, ({"id": str(n), "t": text} for n in range(count))))
+    assert path.stat().st_size > 10e6
+    read = peak_of(lambda: sum(1 for _ in each_row(path, dict[str, Any])))
+    with path.open("ab") as file:
+        file.write(b'{"torn')
+    ids = list(map(str, range(count + 40)))
+    done = list[int]()
+    resumed = peak_of(lambda: done.append(_done(path, ids, "id", 32)))
+    assert done == [count // 32 * 32]
+    assert sum(1 for _ in each_row(path, dict[str, Any])) == done[0]
+    assert max(written, read, resumed) < 2e6

@@ -804,7 +804,7 @@ class Stages(Generic[Run]):
         from selma.scores.benchmarks import measure_labelled
         from selma.scores.describing import judge_checks
         from selma.scores.hps import run_results
-        from selma.scores.scoring import read_answers
+        from selma.scores.scoring import AnswersOf
 
         if not processes.main():
             return self.folder.root / REPORT / "index.html"
@@ -824,7 +824,7 @@ class Stages(Generic[Run]):
                 images["base"], seeds=self.config.scores.seeds
             ),
             images=images,
-            answers={model: read_answers(self.folder, model) for model in ("base", "merged")},
+            answers={model: AnswersOf(self.folder, model) for model in ("base", "merged")},
             scorecard=scorecard,
             measure=measure_labelled(scorecard.measure).about,
             journal=self.folder.read_journal(),
@@ -842,7 +842,7 @@ class Stages(Generic[Run]):
 
     def _further_findings(self, findings: Findings) -> dict[str, Findings]:
         from selma.scores.benchmarks import measure_labelled
-        from selma.scores.scoring import read_answers
+        from selma.scores.scoring import AnswersOf
 
         found = {}
         for name, card in findings.scorecard.further.items():
@@ -853,7 +853,7 @@ class Stages(Generic[Run]):
                 findings,
                 benchmark_prompts=part.prompts,
                 images=findings.images if part.same_images else own,
-                answers={m: read_answers(folder, m) for m in findings.answers},
+                answers={m: AnswersOf(folder, m) for m in findings.answers},
                 scorecard=card,
                 measure=measure_labelled(card.measure).about,
             )

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from selma.disk import read_regular, regular, write_bytes
+from selma.disk import read_regular, regular, written
 from selma.errors import DataError, SelmaError
 from selma.manifests import verified
 from selma.texts import place, quoted
@@ -49,20 +49,25 @@ def read_record(
 def read_rows(
     path: Path, shape: type[Shape], *, repair: bool = False, remedy: str = REMEDY
 ) -> list[Shape]:
-    """The values of a JSON-lines file; [] if there is none.
+    """The values of a JSON-lines file; [] if there is none. See `each_row`."""
+    return list(each_row(path, shape, repair=repair, remedy=remedy))
+
+
+def each_row(
+    path: Path, shape: type[Shape], *, repair: bool = False, remedy: str = REMEDY
+) -> Iterator[Shape]:
+    """The values of a JSON-lines file, none if there is none; no more than one is in memory.
 
     With `repair`, a torn last line (a crash while appending) is cut off the file. Any other damage
     is a DataError with its line number, or as in `read_record`.
     """
-    rows = []
     for number, line in _lines(path, repair):
         value, fault = _parsed(line)
         if not fault:
             value, fault = _shaped(value, shape)
         if fault:
             raise DataError(f"{path}, line {number} {fault}. {remedy}")
-        rows.append(cast(Shape, value))
-    return rows
+        yield cast(Shape, value)
 
 
 def read_lines(path: Path, *, repair: bool = False) -> list[dict[str, Any]]:
@@ -101,8 +106,13 @@ def cut_torn_line(path: Path) -> None:
     """Cut off a last line without its end, which a crash while appending leaves."""
     if not path.exists() or ends_whole(path):
         return
-    data = read_regular(path)
-    write_bytes(path, data[: data.rfind(b"\n") + 1])
+    write_lines(path, (line for _, line in _lines_of(path) if line.endswith(b"\n")))
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """All lines in one file, whole or not at all; no more than one is in memory."""
+    with written(path) as file:
+        file.writelines(lines)
 
 
 def ends_whole(path: Path) -> bool:
@@ -119,8 +129,12 @@ def _lines(path: Path, repair: bool, start: int = 0) -> Iterator[tuple[int, byte
         return
     if repair:
         cut_torn_line(path)
+    yield from _lines_of(verified(path), start)
+
+
+def _lines_of(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
     # By \n alone: what else ends a line elsewhere may stand inside a prompt.
-    with regular(verified(path)) as file:
+    with regular(path) as file:
         file.seek(start)
         yield from enumerate(file, 1)
 

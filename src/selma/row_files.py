@@ -6,14 +6,16 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from selma import processes
+from selma.disk import regular
 from selma.errors import DataError, LeftToOthers
 from selma.progress import progress
-from selma.workspace import append_lines, read_lines, write_bytes
+from selma.record_files import each_row, read_lines, write_lines
+from selma.workspace import append_lines
 
 CHUNK = 32
 """Jobs whose rows are made and written together: what a crash can cost. Resuming starts at a
@@ -166,16 +168,18 @@ def _in_threads(
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """All rows in one file, whole or not at all."""
     lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
-    write_bytes(path, "".join(lines).encode())
+    write_lines(path, (line.encode() for line in lines))
 
 
 def _done(path: Path, ids: Sequence[str], key: str, chunk: int) -> int:
     """How many jobs have their rows; a chunk that was cut short is taken off the file."""
-    rows = read_lines(path, repair=True)
-    if [row.get(key) for row in rows] != list(ids[: len(rows)]):
-        raise DataError(f"{path} holds rows of other jobs. Remove it and run again.")
-    done = len(rows) if len(rows) == len(ids) else len(rows) // chunk * chunk
-    if done < len(rows):
-        lines = path.read_bytes().split(b"\n")
-        write_bytes(path, b"".join(line + b"\n" for line in lines[:done]))
+    count = 0
+    for row in each_row(path, dict[str, Any], repair=True):
+        if count == len(ids) or row.get(key) != ids[count]:
+            raise DataError(f"{path} holds rows of other jobs. Remove it and run again.")
+        count += 1
+    done = count if count == len(ids) else count // chunk * chunk
+    if done < count:
+        with regular(path) as file:
+            write_lines(path, islice(file, done))
     return done

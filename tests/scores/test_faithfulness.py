@@ -23,6 +23,7 @@ from selma.scores.faithfulness import (
     prompt_scores,
     verdicts,
     verdicts_by_prompt,
+    verdicts_in_turn,
 )
 
 DSG = Path(__file__).parents[3] / "shared" / "data" / "dsg"
@@ -191,3 +192,53 @@ def test_released_answers_give_the_published_scores() -> None:
 
     by_source = [s for id, s in one_level.items() if id.startswith("vrd")]
     assert round(100 * sum(by_source) / len(by_source), 1) == 43.7
+
+
+def many_answers() -> tuple[list[BenchmarkPrompt], list[Answer]]:
+    draw = random.Random(3)
+    prompts = [
+        BenchmarkPrompt(id=f"p{n}", text="a dog", group="g", questions=tuple(CHAIN))
+        for n in range(30)
+    ]
+    answers = [
+        Answer(prompt_id=prompt.id, question_id=q.id, text=draw.choice(["yes", "no", "maybe"]))
+        for prompt in prompts
+        for q in prompt.questions
+    ]
+    return prompts, answers
+
+
+def test_verdicts_in_turn_are_those_of_all_at_once() -> None:
+    prompts, answers = many_answers()
+    turns = verdicts_in_turn(prompts, iter(answers), zeroing="cascading")
+    in_turn = {id: found for id, _, found in turns}
+    assert in_turn == verdicts_by_prompt(prompts, answers, zeroing="cascading")
+    assert list(in_turn) == [prompt.id for prompt in prompts]
+    fewer = prompts[::2]
+    only = [id for id, _, _ in verdicts_in_turn(fewer, answers, zeroing="none")]
+    assert only == [prompt.id for prompt in fewer]
+
+
+def test_verdicts_in_turn_hold_one_prompts_answers() -> None:
+    prompts, answers = many_answers()
+    taken: list[Answer] = []
+    for id, of_prompt, _ in verdicts_in_turn(
+        prompts, (taken.append(a) or a for a in answers), zeroing="none"
+    ):
+        assert {a.prompt_id for a in of_prompt} == {id}
+        assert len(taken) <= (int(id[1:]) + 1) * len(CHAIN) + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a: a[:-1], "Prompt p29 has no answer to question 4"),
+        (lambda a: a[4:], "Prompt p0 has no answer to question 1"),
+        (lambda a: [a[0], *a], "Prompt p0 has two answers to question 1"),
+        (lambda a: [*a, a[0]], "Prompt p0 has two answers to question 1"),
+    ],
+)
+def test_verdicts_in_turn_lose_no_answer(change, words) -> None:
+    prompts, answers = many_answers()
+    with pytest.raises(DataError, match=words):
+        list(verdicts_in_turn(prompts, change(answers), zeroing="none"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from selma.scores import statistics
 from selma.scores.statistics import interval, paired_difference, win_rate
 
 
@@ -181,3 +183,49 @@ def test_pairs_are_of_one_prompt_and_one_seed() -> None:
     assert (gain.mean, gain.low, gain.high) == (2, 2, 2)
     assert win_rate(before + 2, before, seed=0).mean == 100
     assert win_rate(before[:, ::-1] + 2, before, seed=0).mean < 90  # pairs of different seeds
+
+
+@pytest.mark.parametrize("kind", ["shares", "skewed", "questions", "seeds"])
+def test_the_expansion_for_very_many_prompts_agrees_with_drawing(kind, monkeypatch) -> None:
+    stream = np.random.default_rng(5)
+    n, sizes = 600, None
+    values = scores(n, share=0.95)
+    if kind == "skewed":
+        values = stream.exponential(10, n) ** 1.5
+    elif kind == "questions":
+        sizes = stream.integers(1, 9, n)
+        values = 100.0 * stream.binomial(sizes, 0.9)
+    elif kind == "seeds":
+        values = np.stack([scores(n, seed=s) for s in range(3)], axis=1)
+    drawn = interval(values, sizes, seed=1, resamples=40_000)
+    monkeypatch.setattr(statistics, "_MANY", 1)
+    expanded = interval(values, sizes, seed=1)
+    assert expanded.standard_error == drawn.standard_error
+    assert expanded.low == pytest.approx(drawn.low, abs=0.08 * drawn.standard_error)
+    assert expanded.high == pytest.approx(drawn.high, abs=0.08 * drawn.standard_error)
+    if kind == "skewed":  # a plain normal interval would be an eighth of an error off
+        middle = (expanded.low + expanded.high) / 2
+        assert middle - expanded.mean > 0.1 * drawn.standard_error
+
+
+def test_a_million_prompts_take_neither_hours_nor_gigabytes() -> None:
+    values = scores(1_000_000)
+    began = time.process_time()
+    tracemalloc.start()
+    found = interval(values, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.process_time() - began < 5
+    assert peak < 200e6
+    assert found.low < found.mean < found.high
+
+
+def test_draws_in_small_blocks_are_those_of_one_table(monkeypatch) -> None:
+    values = scores(200)
+    whole = interval(values, seed=4)
+    monkeypatch.setattr(statistics, "_BLOCK_VALUES", 200 * 7)
+    monkeypatch.setattr(statistics, "_REMEMBERED", 0)
+    assert interval(values, seed=4) == whole
+    table = statistics._stream(200, 4, None).integers(0, 200, size=(100, 200))
+    monkeypatch.setattr(statistics, "_MANY", 100)
+    np.testing.assert_array_equal(np.concatenate([*statistics._draws(200, 4, 100)]), table)

@@ -34,7 +34,7 @@ from selma.prompts.outcomes import advice, counted_replies
 from selma.prompts.pool import PromptPool
 from selma.prompts.quality import gate_of, gate_recipe, no_captions
 from selma.prompts.skills import Skill, load_skills
-from selma.record_files import REMEDY_FOR_REPLIES, read_rows
+from selma.record_files import REMEDY_FOR_REPLIES, each_row, read_rows
 from selma.records.prompts import Prompt
 from selma.records.rows import BatchOfReplies
 from selma.workspace import PROMPTS, Item, Workspace, append_line, write_bytes
@@ -171,7 +171,7 @@ def _ask(pool: PromptPool, model: LanguageModel, requests: range) -> list[Reply]
 
 def _kept_replies(path: Path) -> Iterator[tuple[list[Reply], list[str]]]:
     """Each batch, and what of it the quality gate did not let pass."""
-    for line in read_rows(path, BatchOfReplies, repair=True, remedy=REMEDY_FOR_REPLIES):
+    for line in each_row(path, BatchOfReplies, repair=True, remedy=REMEDY_FOR_REPLIES):
         yield [Reply(**reply) for reply in line["replies"]], line.get("no_captions", [])
 
 

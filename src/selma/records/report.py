@@ -32,8 +32,8 @@ class Findings:
     images: dict[str, Path]
     """Model → folder with one <prompt id>.png for each benchmark prompt, and where there are
     several seeds <prompt id>-1.png and so on."""
-    answers: dict[str, list[Answer]]
-    """"base" and "merged" → the reporting judge's raw answers."""
+    answers: Mapping[str, Iterable[Answer]]
+    """"base" and "merged" → the reporting judge's raw answers, which may be read each time."""
     scorecard: Scorecard
     measure: MeasureInfo
     """The measure of the scorecard's scores."""

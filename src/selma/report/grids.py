@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from selma.report.tables import model_with_role
 from selma.workspace import inside
 
 SHOWN_PX = 256  # larger images are shrunk, so that the page stays a few megabytes
+AnswerOf = Mapping[tuple[str, str], Answer]
+"""(prompt id, question id) → the answer."""
 EXTREMES = 6  # number of biggest gains and of biggest losses
 
 
@@ -74,7 +76,6 @@ class Cards:
         card = findings.scorecard
         self.findings = findings
         self.models = (model_with_role(card, "base"), model_with_role(card, "merged"))
-        self.answers = tuple(_by_question(findings.answers[m.model]) for m in self.models)
 
     def fair(self, count: int) -> list[Card]:
         """Prompts evenly over the groups, chosen regardless of scores."""
@@ -98,9 +99,11 @@ class Cards:
         )
 
     def _make(self, prompts: Sequence[BenchmarkPrompt]) -> list[Card]:
-        return [self._card(prompt) for prompt in prompts]
+        ids = {prompt.id for prompt in prompts}
+        answers = [_by_question(self.findings.answers[m.model], ids) for m in self.models]
+        return [self._card(prompt, answers) for prompt in prompts]
 
-    def _card(self, prompt: BenchmarkPrompt) -> Card:
+    def _card(self, prompt: BenchmarkPrompt, answers: Sequence[AnswerOf]) -> Card:
         base, merged = self.models
         return Card(
             prompt=prompt,
@@ -109,14 +112,14 @@ class Cards:
             lines=tuple(
                 Line(
                     question.text,
-                    (self._mark(0, prompt, question.id), self._mark(1, prompt, question.id)),
+                    (
+                        mark_of(answers[0].get((prompt.id, question.id))),
+                        mark_of(answers[1].get((prompt.id, question.id))),
+                    ),
                 )
                 for question in prompt.questions
             ),
         )
-
-    def _mark(self, model: int, prompt: BenchmarkPrompt, question: str) -> Mark:
-        return mark_of(self.answers[model].get((prompt.id, question)))
 
     def _image(self, prompt: BenchmarkPrompt, model: str) -> str:
         return data_uri(benchmark_image(self.findings, prompt, model))
@@ -179,8 +182,11 @@ def contact_sheet(findings: Findings, count: int) -> Image.Image:
     return sheet
 
 
-def _by_question(answers: Sequence[Answer]) -> dict[tuple[str, str], Answer]:
-    return {(answer.prompt_id, answer.question_id): answer for answer in answers}
+def _by_question(answers: Iterable[Answer], prompts: Collection[str]) -> AnswerOf:
+    """The answers to these prompts alone: there may be very many others."""
+    if not prompts:
+        return {}
+    return {(a.prompt_id, a.question_id): a for a in answers if a.prompt_id in prompts}
 
 
 def mark_of(answer: Answer | None) -> Mark:

@@ -5,7 +5,7 @@ The choosing judge answers, which never reports. Every answer is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
 from selma.scores.answering import (
     answer_item,
     benchmark_hash,
+    each_answer,
     has_choices,
-    read_answer_file,
     unread_recipe,
 )
-from selma.scores.faithfulness import prompt_scores, verdicts_by_prompt
+from selma.scores.faithfulness import points, verdicts_in_turn
 from selma.scores.networks import ScoringNetworks
 from selma.scores.tifa import match_choices
 from selma.workspace import IMAGES, Workspace
@@ -60,7 +60,7 @@ class Accepting:
             what=what,
             words=self.config.choices_prompt,
         )
-        return shares_of(asked, read_answer_file(item.path), self.config, self.networks)
+        return shares_of(asked, each_answer(item.path), self.config, self.networks)
 
 
 def shares_recipe(
@@ -81,11 +81,15 @@ def shares_recipe(
 
 def shares_of(
     asked: Sequence[BenchmarkPrompt],
-    answers: Sequence[Answer],
+    answers: Iterable[Answer],
     config: ScoresConfig,
     networks: ScoringNetworks,
 ) -> dict[str, float]:
     """Prompt id → share of its questions that earn their point, in [0, 1]."""
     if has_choices(asked) and networks.matcher is not None:
-        answers = match_choices(asked, answers, networks.matcher)
-    return prompt_scores(verdicts_by_prompt(asked, answers, zeroing=config.zeroing))
+        answers = match_choices(asked, list(answers), networks.matcher)
+    shares = {
+        id: points(verdicts) / len(verdicts)
+        for id, _, verdicts in verdicts_in_turn(asked, answers, zeroing=config.zeroing)
+    }
+    return {prompt.id: shares[prompt.id] for prompt in asked}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from selma.image_files import REMEDY_FOR_GENERATED, open_image
 from selma.manifests import contents_digest
 from selma.plurals import counted
 from selma.progress import warn
-from selma.record_files import read_rows
+from selma.record_files import each_row
 from selma.records.benchmarks import Answer, BenchmarkPrompt
 from selma.records.rows import PromptAnswers, Scored
 from selma.row_files import Row, fill_rows, in_rounds
@@ -135,12 +135,18 @@ def ask(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path, judge: Judge
 
 def read_answer_file(folder: Path) -> list[Answer]:
     """The answers in an item's folder, in the benchmark's order; [] without a file."""
-    return answers_of(read_rows(folder / ANSWERS, PromptAnswers))
+    return list(each_answer(folder))
+
+
+def each_answer(folder: Path) -> Iterator[Answer]:
+    """`read_answer_file`, of which no more than a prompt's is in memory."""
+    for row in each_row(folder / ANSWERS, PromptAnswers):
+        yield from answers_of([row])
 
 
 def read_clip_file(folder: Path) -> list[float]:
     """The scores in an item's folder, in the benchmark's order."""
-    return [row["score"] for row in read_rows(folder / "scores.jsonl", Scored)]
+    return [row["score"] for row in each_row(folder / "scores.jsonl", Scored)]
 
 
 def benchmark_hash(benchmark_prompts: Sequence[BenchmarkPrompt]) -> str:

@@ -19,7 +19,10 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Literal
 
 from selma.errors import DataError
@@ -106,6 +109,31 @@ def verdicts_by_prompt(
         }
         result[prompt.id] = verdicts(prompt.questions, texts, zeroing=zeroing, reading=reading)
     return result
+
+
+def verdicts_in_turn(
+    benchmark_prompts: Iterable[BenchmarkPrompt],
+    answers: Iterable[Answer],
+    *,
+    zeroing: Zeroing,
+    reading: Reading = "normalised",
+) -> Iterator[tuple[str, list[Answer], dict[str, Verdict]]]:
+    """(prompt id, its answers, their verdicts), prompt by prompt in the answers' order, with those
+    of a prompt in a row; answers to other prompts are passed over. So many answers need not be in
+    memory at a time. Raises DataError as `verdicts_by_prompt` does.
+    """
+    missing = {prompt.id: prompt for prompt in benchmark_prompts}
+    known = set(missing)
+    by = partial(verdicts_by_prompt, zeroing=zeroing, reading=reading)
+    for id, of_prompt in groupby(answers, key=attrgetter("prompt_id")):
+        if (prompt := missing.pop(id, None)) is not None:
+            given = list(of_prompt)
+            yield id, given, by([prompt], given)[id]
+        elif id in known:
+            question = next(of_prompt).question_id
+            raise DataError(f"Prompt {id} has two answers to question {question}.")
+    for id, prompt in missing.items():
+        yield id, [], by([prompt], [])[id]
 
 
 def verdicts(

@@ -6,8 +6,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +22,7 @@ from selma.backbones.judges import matching
 from selma.backbones.judges.judge import Judge, Scorer
 from selma.config.scores import ScoresConfig, judge_name
 from selma.errors import DataError
-from selma.record_files import read_record, read_rows
+from selma.record_files import each_row, read_record
 from selma.records.benchmarks import Answer, BenchmarkPrompt, repeated
 from selma.records.rows import VerdictRow
 from selma.records.scores import Comparison, Interval, Scorecard, Zeroing
@@ -29,6 +33,7 @@ from selma.scores.answering import (
     ask,
     benchmark_hash,
     clip_item,
+    each_answer,
     has_choices,
     read_answer_file,
     read_clip_file,
@@ -36,8 +41,8 @@ from selma.scores.answering import (
 from selma.scores.benchmarks import Benchmark, benchmark_of, counted
 from selma.scores.benchmarks.layouts import Rules
 from selma.scores.benchmarks.published import published
+from selma.scores.counting import Counted, count, points_of
 from selma.scores.describing import describe, known_of
-from selma.scores.faithfulness import Verdicts
 from selma.scores.measures import DSG, TIFA, Measure, Points
 from selma.scores.model_score import ModelIntervals, Role
 from selma.scores.networks import ScoringNetworks
@@ -143,23 +148,28 @@ def score_models(
             counting = repeated(
                 counted(benchmark_prompts, rules, named=config.benchmark), config.seeds
             )
-            answers = {model: _answers(asked, answered[model], matcher) for model in models}
-            card, verdicts, points = _scorecard(
+            zeroing = rules.zeroing or config.zeroing
+            counts = {
+                model: count(counting, _answers(asked, done, matcher), rules, zeroing=zeroing)
+                for model, done in answered.items()
+            }
+            card = _scorecard(
                 benchmark_prompts,
                 counting,
                 benchmark,
                 rules,
                 config,
                 models,
-                answers,
-                second_answers,
+                counts,
                 clips,
                 preferences,
                 published_name,
                 judge=judge,
                 seed=seed,
                 guidance=guidance,
+                agreement=_agreement(asked, answered, second_answers),
             )
+            points = points_of(counts)
             bootstrap = {"seed": seed, "resamples": config.resamples}
             comparisons = _comparisons(
                 counting, rules.measure, points, compare, config.seeds, bootstrap
@@ -173,7 +183,7 @@ def score_models(
                 }
             )
             card = _with_soft_scores(card, asked, answered, whole_answers, bootstrap)
-            _write(item, card, verdicts, answers)
+            _write(item, card, counts)
     return read_record(item.path / CARD, Scorecard)
 
 
@@ -249,31 +259,52 @@ def read_answers(folder: Workspace, model: str, *, name: str = "scorecard") -> l
     They have verdicts if the scorecard of this name was made from these very answers. Raises
     DataError if there are none.
     """
-    answer_folder = folder.folder_of(SCORES, "answers", model)
-    answers = read_answer_file(answer_folder)
-    if not answers:
-        raise DataError(
-            f"{answer_folder} must hold answers, but has none. Run the scores stage first."
-        )
-    card = folder.folder_of(SCORES, name)
-    key = manifest(answer_folder).get("key")
-    made_from = manifest(card).get("recipe", {}).get("answers", {})
-    if key is None or made_from.get(model) != key:
-        return answers
-    rows = read_rows(card / "verdicts.jsonl", VerdictRow)
-    row_of = {row["prompt"]: row for row in rows if row["model"] == model}
-    return [
-        answer.model_copy(
-            update={
-                "verdict": row["verdicts"].get(answer.question_id),
-                "choice": row.get("matched", {}).get(answer.question_id),
-            }
-        )
+    return list(AnswersOf(folder, model, name))
+
+
+@dataclass(frozen=True)
+class AnswersOf:
+    """`read_answers`, read anew each time, with no more than a prompt's in memory."""
+
+    folder: Workspace
+    model: str
+    name: str = "scorecard"
+
+    def __iter__(self) -> Iterator[Answer]:
+        answer_folder = self.folder.folder_of(SCORES, "answers", self.model)
+        answers = each_answer(answer_folder)
+        if (first := next(answers, None)) is None:
+            raise DataError(
+                f"{answer_folder} must hold answers, but has none. Run the scores stage first."
+            )
+        card = self.folder.folder_of(SCORES, self.name)
+        key = manifest(answer_folder).get("key")
+        made_from = manifest(card).get("recipe", {}).get("answers", {})
+        answers = chain([first], answers)
+        if key is None or made_from.get(self.model) != key:
+            return answers
+        return _with_verdicts(answers, card / "verdicts.jsonl", self.model)
+
+
+def _with_verdicts(answers: Iterable[Answer], path: Path, model: str) -> Iterator[Answer]:
+    rows = (row for row in each_row(path, VerdictRow) if row["model"] == model)
+    row = next(rows, None)
+    for prompt, of_prompt in groupby(answers, key=attrgetter("prompt_id")):
         # Released rules may not count a prompt, or one of its questions.
-        if (row := row_of.get(answer.prompt_id))
-        else answer
-        for answer in answers
-    ]
+        if row is None or row["prompt"] != prompt:
+            yield from of_prompt
+            continue
+        verdicts, matched = row["verdicts"], row.get("matched", {})
+        for answer in of_prompt:
+            id = answer.question_id
+            update = {"verdict": verdicts.get(id), "choice": matched.get(id)}
+            yield answer.model_copy(update=update)
+        row = next(rows, None)
+    if row is not None:
+        raise DataError(
+            f"{path} must have the order of the answers, but prompt {row['prompt']} is out of it. "
+            "Remove its folder and score again."
+        )
 
 
 def benchmark_score(
@@ -311,8 +342,7 @@ def _scorecard(
     rules: Rules,
     config: ScoresConfig,
     models: Mapping[str, Role],
-    answers: Mapping[str, list[Answer]],
-    second_answers: Mapping[str, Item],
+    counts: Mapping[str, Counted],
     clips: Mapping[str, Item],
     preferences: Sequence[Preferences],
     published_name: str | None,
@@ -320,24 +350,10 @@ def _scorecard(
     judge: Judge,
     seed: int,
     guidance: float | None,
-) -> tuple[Scorecard, dict[str, Verdicts], dict[str, Points]]:
-    """The scorecard, model → verdicts, and model → points. counting: an element for each image
-    that the rules count."""
-    asked = repeated(benchmark_prompts, config.seeds)
-    zeroing = rules.zeroing or config.zeroing
-    verdicts: dict[str, Verdicts] = {
-        model: faithfulness.verdicts_by_prompt(
-            counting, given, zeroing=zeroing, reading=rules.reading
-        )
-        for model, given in answers.items()
-    }
-    measure = rules.measure
-    points: dict[str, Points] = {
-        model: measure.points(given, verdicts[model]) for model, given in answers.items()
-    }
-    within: dict[str, Points] = {
-        model: measure.category_points(given, verdicts[model]) for model, given in answers.items()
-    }
+    agreement: float,
+) -> Scorecard:
+    """The scorecard. counting: an element for each image that the rules count."""
+    measure, points = rules.measure, points_of(counts)
     clip_scores = {model: read_clip_file(item.path) for model, item in clips.items()}
     base = next(iter(models))
 
@@ -355,11 +371,11 @@ def _scorecard(
     beside = {
         further.label: (
             intervals_by(further),
-            {m: further.points(given, verdicts[m]) for m, given in answers.items()},
+            {model: counted.beside[further.label] for model, counted in counts.items()},
         )
         for further in rules.beside
     }
-    card = Scorecard(
+    return Scorecard(
         benchmark=_benchmark_name(config),
         split=config.split if "dev" in benchmark.splits else "all",
         judge=judge_name(config.judge),
@@ -377,9 +393,9 @@ def _scorecard(
                 points[model],
                 clip_scores.get(model),
                 base=None if model == base else (points[base], clip_scores.get(base)),
-                within=(within[model], None if model == base else within[base]),
+                within=(counts[model].within, None if model == base else counts[base].within),
             ).model_copy(
-                update={"unreadable": _unreadable(verdicts[model])}
+                update={"unreadable": counts[model].unreadable}
                 | _beside(beside, model, base=base)
                 | intervals(
                     preferences,
@@ -391,10 +407,10 @@ def _scorecard(
             )
             for model, role in models.items()
         ),
-        agreement=_agreement(asked, answers, second_answers),
+        agreement=agreement,
         rules=config.rules,
         rules_about=rules.about,
-        zeroing=zeroing,
+        zeroing=rules.zeroing or config.zeroing,
         measure=measure.label,
         matcher=config.matcher if has_choices(benchmark_prompts) else None,
         dependency_faults=faithfulness.dependency_faults(benchmark_prompts),
@@ -402,7 +418,6 @@ def _scorecard(
         preferences=tuple(preference.about for preference in preferences),
         clip_chose="clip" in config.chosen_by,
     )
-    return card, verdicts, points
 
 
 def _beside(
@@ -416,10 +431,6 @@ def _beside(
         if difference is not None:
             differences[label] = difference
     return {"beside": scores, "beside_differences": differences}
-
-
-def _unreadable(verdicts: Verdicts) -> int:
-    return sum(v == "unreadable" for of_prompt in verdicts.values() for v in of_prompt.values())
 
 
 def _comparisons(
@@ -460,7 +471,7 @@ def _with_soft_scores(
         expecting = asked if name == "soft" else ()
         scores = {
             model: of_whole_prompts(
-                soft_scores(read_answer_file(item.path), expecting), asked, card.seeds
+                soft_scores(each_answer(item.path), expecting), asked, card.seeds
             )
             for model, item in items.items()
         }
@@ -478,14 +489,15 @@ def _with_soft_scores(
 
 def _answers(
     benchmark_prompts: Sequence[BenchmarkPrompt], item: Item, matcher: Matcher | None
-) -> list[Answer]:
-    answers = read_answer_file(item.path)
-    return match_choices(benchmark_prompts, answers, matcher) if matcher else answers
+) -> Iterable[Answer]:
+    if matcher is None:
+        return each_answer(item.path)
+    return match_choices(benchmark_prompts, read_answer_file(item.path), matcher)
 
 
 def _agreement(
     benchmark_prompts: Sequence[BenchmarkPrompt],
-    first: Mapping[str, list[Answer]],
+    first: Mapping[str, Item],
     second: Mapping[str, Item],
 ) -> float:
     """Share of questions about all models' images that both judges answer alike."""
@@ -494,12 +506,14 @@ def _agreement(
     def word(answer: Answer) -> str | None:
         return faithfulness.understood(asked[answer.prompt_id, answer.question_id], answer.text)
 
-    same = [
+    same = Counter(
         word(answer) == word(other)
-        for model, answers in first.items()
-        for answer, other in zip(answers, read_answer_file(second[model].path), strict=True)
-    ]
-    return round(sum(same) / len(same), 6)
+        for model, item in first.items()
+        for answer, other in zip(
+            each_answer(item.path), each_answer(second[model].path), strict=True
+        )
+    )
+    return round(same[True] / same.total(), 6)
 
 
 def _benchmark_name(config: ScoresConfig) -> str:
@@ -510,22 +524,10 @@ def _benchmark_name(config: ScoresConfig) -> str:
 def _write(
     item: Item,
     card: Scorecard,
-    verdicts: Mapping[str, Verdicts],
-    answers: Mapping[str, list[Answer]],
+    counts: Mapping[str, Counted],
 ) -> None:
     files = [item.path / CARD, item.path / "verdicts.jsonl"]
     write_json(files[0], card.model_dump(mode="json"))
-    matched: dict[tuple[str, str], dict[str, str]] = {}
-    for model, given in answers.items():
-        for answer in given:
-            if answer.choice is not None:
-                choices = matched.setdefault((model, answer.prompt_id), {})
-                choices[answer.question_id] = answer.choice
-    rows: list[dict[str, Any]] = [
-        {"model": model, "prompt": prompt, "verdicts": dict(of_prompt)}
-        | ({"matched": matched[model, prompt]} if (model, prompt) in matched else {})
-        for model, of_model in verdicts.items()
-        for prompt, of_prompt in of_model.items()
-    ]
+    rows = (row for model, counted in counts.items() for row in counted.rows(model))
     write_rows(files[1], rows)
     item.finish(files, {"models": len(card.models), "dependency_faults": card.dependency_faults})

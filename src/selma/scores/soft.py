@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from selma.backbones.judges.wordings import VQASCORE, wording
 from selma.records.benchmarks import Answer, BenchmarkPrompt, Question
@@ -20,7 +20,7 @@ QUESTION_ID = "vqascore"
 
 
 def soft_scores(
-    answers: Sequence[Answer], benchmark_prompts: Sequence[BenchmarkPrompt] = ()
+    answers: Iterable[Answer], benchmark_prompts: Sequence[BenchmarkPrompt] = ()
 ) -> dict[str, float]:
     """Prompt id → mean probability of the expected answer over its questions, 0..1, for prompts
     whose answers all have one.

@@ -6,12 +6,15 @@ them seeds where each has several images. Equal seed and n mean equal resamples,
 are compared on the same resampled benchmarks.
 
 Standard errors are the jackknife's over prompts; of a mean that is s / sqrt(n).
+
+Of very many prompts nothing is drawn: the same intervals come from an expansion in 1 / sqrt(n).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import repeat
 
 # Not scipy's, whose import takes longer than all that is computed here.
 from statistics import NormalDist
@@ -25,6 +28,13 @@ from selma.records.scores import Interval
 LEVEL = 0.95
 # Draws in one block: 1000 resamples of 1060 prompts are 8 MB as indices of numpy.
 _BLOCK = 1000
+# Values in one block at most, so that many prompts take fewer rows: 64 MB.
+_BLOCK_VALUES = 8_000_000
+# From this many prompts on the mean's interval is expanded; what is left out is of order 1 / n,
+# while 10,000 resamples leave 1% of the interval to chance, and take hours for a million.
+_MANY = 2**16
+# Bytes of a table of draws that is remembered.
+_REMEMBERED = 32_000_000
 # Ways to draw a prompt's seeds again, for each of its seeds.
 _WAYS = 64
 
@@ -54,10 +64,13 @@ def interval(
     low, high = mean, mean
     # Values that differ by rounding alone are equal: their spread cannot be divided by.
     if np.ptp(top / bottom) > 1e-12 * max(abs(mean), 1.0):
-        means = _bootstrap_means(
-            images, None if sizes is None else bottom, mean, seed=seed, resamples=resamples
-        )
-        low, high = np.quantile(means, _levels(means, mean, without))
+        if len(top) >= _MANY:
+            low, high = mean + _expanded(without)
+        else:
+            means = _bootstrap_means(
+                images, None if sizes is None else bottom, mean, seed=seed, resamples=resamples
+            )
+            low, high = np.quantile(means, _levels(means, mean, without))
     return _interval(mean, low, high, _jackknife_error(without), len(top))
 
 
@@ -116,8 +129,9 @@ def interval_by_counts(
     low, high = mean, mean
     values = np.concatenate([statistic(counts) for counts in _counts(n, seed, resamples)])
     values = values[np.isfinite(values)]
+    rows = _rows_of_block(n)
     without = np.concatenate(
-        [statistic(1 - np.eye(min(_BLOCK, n - start), n, start)) for start in range(0, n, _BLOCK)]
+        [statistic(1 - np.eye(min(rows, n - start), n, start)) for start in range(0, n, rows)]
     )
     without = without[np.isfinite(without)]
     if values.size and without.size and np.ptp(values) > 0 and np.ptp(without) > 0:
@@ -154,17 +168,37 @@ def by_prompt(values: Iterable[float], seeds: int) -> NDArray[np.float64]:
     return np.fromiter(values, dtype=np.float64).reshape(-1, seeds)
 
 
-@lru_cache(maxsize=16)
+def _rows_of_block(n: int) -> int:
+    return max(1, min(_BLOCK, _BLOCK_VALUES // n))
+
+
 def _draws(
     n: int, seed: int, resamples: int, *, out_of: int | None = None
-) -> NDArray[np.uint16 | np.int64]:
-    """[resamples, n] indices of the prompts in each resample; with `out_of`, for each of them the
-    index of one of that many ways to draw its seeds."""
+) -> Iterator[NDArray[np.intp]]:
+    """[block, n], block by block of all resamples: indices of the prompts in each; with `out_of`,
+    for each of them the index of one of that many ways to draw its seeds."""
     choices = out_of or n
-    stream = np.random.default_rng(seed_for(seed, "bootstrap", n, *([out_of] if out_of else [])))
+    rows = _rows_of_block(n)
+    if choices >= _MANY:  # the table would have gigabytes; drawn in parts it is the same
+        stream = _stream(n, seed, out_of)
+        for start in range(0, resamples, rows):
+            yield stream.integers(0, choices, size=(min(rows, resamples - start), n))
+        return
+    table_of = _table if 2 * n * resamples <= _REMEMBERED else _table.__wrapped__
+    table = table_of(n, seed, resamples, out_of)
+    for start in range(0, resamples, rows):
+        yield table[start : start + rows].astype(np.intp)
+
+
+@lru_cache(maxsize=16)
+def _table(n: int, seed: int, resamples: int, out_of: int | None) -> NDArray[np.uint16]:
     # uint16 keeps sixteen cached tables of 320 prompts at 100 MB.
-    dtype = np.uint16 if choices < 2**16 else np.int64
-    return stream.integers(0, choices, size=(resamples, n), dtype=dtype)
+    stream = _stream(n, seed, out_of)
+    return stream.integers(0, out_of or n, size=(resamples, n), dtype=np.uint16)
+
+
+def _stream(n: int, seed: int, out_of: int | None) -> np.random.Generator:
+    return np.random.default_rng(seed_for(seed, "bootstrap", n, *([out_of] if out_of else [])))
 
 
 def _bootstrap_means(
@@ -177,16 +211,13 @@ def _bootstrap_means(
 ) -> NDArray[np.float64]:
     n, m = images.shape
     values = images if m == 1 else _redrawn_seeds(images, bottom, mean, seed)
-    draws = _draws(n, seed, resamples)
-    seeds = None if m == 1 else _draws(n, seed, resamples, out_of=values.shape[1])
-    means = np.empty(resamples)
-    for start in range(0, resamples, _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        block = draws[rows].astype(np.intp)
+    ways = repeat(None) if m == 1 else _draws(n, seed, resamples, out_of=values.shape[1])
+    means = []
+    for block, seeds in zip(_draws(n, seed, resamples), ways, strict=False):
         size = n if bottom is None else bottom[block].sum(axis=1)
-        resampled = values[:, 0][block] if seeds is None else values[block, seeds[rows]]
-        means[rows] = resampled.sum(axis=1) / size
-    return means
+        resampled = values[:, 0][block] if seeds is None else values[block, seeds]
+        means.append(resampled.sum(axis=1) / size)
+    return np.concatenate(means)
 
 
 def _redrawn_seeds(
@@ -215,12 +246,30 @@ def _redrawn_seeds(
 
 def _counts(n: int, seed: int, resamples: int) -> Iterator[NDArray[np.float64]]:
     """[block, n], how often each prompt was drawn in each resample, block by block."""
-    draws = _draws(n, seed, resamples)
-    for start in range(0, resamples, _BLOCK):
-        block = draws[start : start + _BLOCK].astype(np.intp)
+    for block in _draws(n, seed, resamples):
         cells = block + n * np.arange(len(block))[:, None]
         counts = np.bincount(cells.reshape(-1), minlength=n * len(block)).reshape(len(block), n)
         yield counts.astype(np.float64)
+
+
+def _expanded(without: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The ends of the BCa interval less the mean, where the bootstrap's quantiles are those of a
+    Cornish-Fisher expansion: to order 1 / sqrt(n) bias and acceleration are the same sixth of the
+    mean's skewness.
+
+    without: [n], the values with each prompt left out in turn.
+    """
+    skew, error = _acceleration(without), _jackknife_error(without)
+    assert error is not None
+    normal = NormalDist()
+    ends = [skew + normal.inv_cdf(level) for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
+    moved = np.array([skew + z / (1 - skew * z) for z in ends])
+    return error * (moved + skew * (moved**2 - 1))
+
+
+def _acceleration(without: NDArray[np.float64]) -> float:
+    spread = without.mean() - without
+    return float((spread**3).sum() / (6 * (spread**2).sum() ** 1.5))
 
 
 def _levels(
@@ -234,7 +283,6 @@ def _levels(
     below = np.mean(means < mean - 1e-12) + np.mean(np.abs(means - mean) <= 1e-12) / 2
     normal = NormalDist()
     bias = normal.inv_cdf(float(np.clip(below, 1 / len(means), 1 - 1 / len(means))))
-    spread = without.mean() - without
-    acceleration = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
+    acceleration = _acceleration(without)
     ends = [bias + normal.inv_cdf(level) for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
     return np.array([normal.cdf(bias + z / (1 - acceleration * z)) for z in ends])
