@@ -133,7 +133,8 @@ def main(folders: dict[str, str]) -> None:
     ways: dict[str, Callable[[str], Any]] = {
         "detr": detector, "yolos": detector, "segmenter": segmenter, "captioner": captioner,
         "classifier": classifier, "dino": features, "toybox-a": toybox_judge,
-        "toybox-b": toybox_judge, "toybox": toybox_scorer, **shapes, **scorers,
+        "toybox-b": toybox_judge, "toybox-regions": toybox_judge, "toybox": toybox_scorer,
+        **shapes, **scorers,
     }  # fmt: skip
     says = {name: ways[name](folder) for name, folder in folders.items()}
     by_itself = AutoImageProcessor.from_pretrained(folders["detr"])

@@ -94,7 +94,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         **{f"vqa/{shape}": tiny_judges.folder(shape) for shape in tiny_judges.SHAPES},
         **{f"preference/{kind}": folder for kind, folder in scorers.items()},
     }
-    names = ("toybox-a", "toybox-b", "toybox")
+    names = ("toybox-a", "toybox-b", "toybox-regions", "toybox")
     return {name: str(path) for name, path in paths.items()} | {name: name for name in names}
 
 

@@ -79,7 +79,7 @@ class DetectorJudge(Section):
 
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
-JUDGES_WITHOUT_SETTINGS = ("toybox-a", "toybox-b")
+JUDGES_WITHOUT_SETTINGS = ("toybox-a", "toybox-b", "toybox-regions")
 SHORT_JUDGES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         # As GenEval 2 (arXiv:2512.16853) and OneIG have them.
@@ -195,8 +195,8 @@ class ScoresConfig(BenchmarkSettings):
     guidance: NonNegativeFloat | None = None
     """None: as the training images were generated."""
     judge: AnyJudge = "toybox-a"
-    """Reports: a name (toybox-a, toybox-b, or one of SHORT_JUDGES: qwen3-vl-8b for bases of today,
-    blip2-flan-t5-xl as in the paper), or a judge's settings."""
+    """Reports: a name (toybox-a, toybox-b, toybox-regions, or one of SHORT_JUDGES: qwen3-vl-8b for
+    bases of today, blip2-flan-t5-xl as in the paper), or a judge's settings."""
     choosing_judge: AnyJudge = "toybox-b"
     """Selects checkpoints and merge weights; must not be the one that reports."""
     dev_benchmark: (

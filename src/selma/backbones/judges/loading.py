@@ -53,6 +53,12 @@ def _toybox(name: str) -> JudgeKind:
     )
 
 
+def _load_regions(judge: str, *, setting: str) -> Judge:
+    from selma.backbones.judges.regions import RegionJudge
+
+    return RegionJudge()
+
+
 def _folder(settings: LocalJudge | DetectorJudge) -> Path | None:
     folder = Path(settings.model)
     return folder if folder.is_dir() else None
@@ -119,6 +125,13 @@ JUDGES = Table(
     [
         _toybox("toybox-a"),
         _toybox("toybox-b"),
+        JudgeKind(
+            "toybox-regions",
+            _load_regions,
+            folder=lambda judge: weights_of("segmenter"),
+            chooses=False,
+            look=lambda judge, key: missing_weights("segmenter", key),
+        ),
         JudgeKind(
             "transformers",
             _load_local,

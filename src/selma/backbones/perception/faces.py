@@ -23,6 +23,7 @@ from PIL import Image
 
 from selma.disk import read_regular
 from selma.errors import ModelError
+from selma.image_modes import plain_rgb
 from selma.records.landmarks import Landmark
 
 Array = NDArray[np.float64]
@@ -106,7 +107,7 @@ class FaceLocator:
         self, images: Sequence[Image.Image], names: Sequence[tuple[str, str]]
     ) -> list[tuple[Landmark, ...] | None]:
         """The points of each image, 0..1 of its sides, named "0" to "67"; None without a face."""
-        return [self._points(image.convert("RGB")) for image in images]
+        return [self._points(plain_rgb(image)) for image in images]
 
     def _points(self, image: Image.Image) -> tuple[Landmark, ...] | None:
         face = self._face(image)

@@ -1,34 +1,28 @@
-"""The bench's judge of regions: what it reads, and that it sees what is drawn."""
+"""The judge of regions: what it reads, and that it sees what is drawn."""
 
 from __future__ import annotations
-
-import runpy
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from selma.applications.judges.asking import SAID, everything
+from selma.backbones.judges.loading import load_judge
+from selma.backbones.judges.regions import READ, Seen
 from selma.config.scores import ScoresConfig
 from selma.scores.benchmarks import load_benchmark
 from selma.toybox.conditions import CLASSES
 from selma.toybox.scenes import COLOURS
 
-BENCH: dict[str, Any] = runpy.run_path(
-    str(Path(__file__).parents[2] / "bench" / "third_judge.py"), run_name="bench"
-)
 
-
-def seen(*things: tuple[str, str, int, int]) -> Any:
+def seen(*things: tuple[str, str, int, int]) -> Seen:
     """An image with 10 x 10 squares: kind, colour, left, top."""
     classes = np.full((64, 64), CLASSES.index("grass"))
     pixels = np.full((64, 64, 3), (90.0, 170.0, 90.0))
     for kind, colour, left, top in things:
         box = np.s_[top : top + 10, left : left + 10]
         classes[box], pixels[box] = CLASSES.index(kind), COLOURS[colour]
-    return BENCH["Seen"](pixels, classes)
+    return Seen(pixels, classes)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +50,7 @@ def test_of_several_all_have_the_colour() -> None:
 def test_it_reads_all_of_the_benchmark_but_what_animals_do() -> None:
     for prompt in load_benchmark(ScoresConfig()):
         for question in prompt.questions:
-            read = BENCH["READ"].get(question.text)
+            read = READ.get(question.text)
             assert (read is None) == (question.category == "action"), question.text
             if read is not None:
                 assert read == (question.category, *question.detail.split(" | "))
@@ -64,7 +58,7 @@ def test_it_reads_all_of_the_benchmark_but_what_animals_do() -> None:
 
 def test_it_sees_what_is_drawn() -> None:
     shown = [each for each in everything(12, seed=1) if each.prompt.group == SAID]
-    judge, right, total = BENCH["Regions"](), 0, 0
+    judge, right, total = load_judge("toybox-regions"), 0, 0
     for each in shown:
         asked = [q for q in each.prompt.questions if q.id.endswith("plain")]
         image = Image.fromarray(each.pixels)
