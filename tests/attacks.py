@@ -39,7 +39,11 @@ PARTS: dict[str, tuple[str, ...]] = {
     "starters": ("test_workspace.py",),
     "study": ("applications/study/test_server.py",),
     "damages": ("pipeline/test_damage.py",),
-    "servers": ("pipeline/test_hostile_servers.py", "backbones/test_transport.py"),
+    "servers": (
+        "pipeline/test_hostile_servers.py",
+        "backbones/test_transport.py",
+        "backbones/test_served_base.py",
+    ),
     "readers": ("test_record_files.py", "test_outside_files.py"),
     "texts": (
         "test_image_modes.py",

@@ -222,6 +222,23 @@ def _bases(config: RunConfig) -> Iterator[str]:
             yield from _of_the_family(base, key)
         elif base is not None:
             yield from _served(base, key)
+    drawing = config.images.base or config.base
+    if config.images.adapter is not None and isinstance(drawing, ServedBase):
+        yield from _sent(drawing)
+    if config.images.given:  # whose captions the base's own tokenizer reads
+        yield from weightless(config)
+
+
+def _sent(base: ServedBase) -> Iterator[str]:
+    """What keeps an adapter from being sent to a server."""
+    dialect = DIALECTS.get(base.dialect)
+    if dialect is not None and dialect.adapters is None:
+        yield f"images.adapter: {dialect.name} takes no adapter while it runs; leave it out."
+    elif base.adapter_folder is None:
+        yield (
+            f"{base.setting}.adapter_folder: must name a folder that the server sees by the same "
+            "path, for images.adapter."
+        )
 
 
 def _served(base: ServedBase, key: str) -> Iterator[str]:

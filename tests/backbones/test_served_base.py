@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import tiny
+from attacks import Attack
 from image_server import ImageServer, drawing, noise_png, once
 from scripted import send
 
@@ -26,6 +27,7 @@ from selma.config.networks import ServedBase
 from selma.errors import AdapterError, BackendError, ConfigError, SelmaError
 from selma.records.adapters import AppliedAdapter
 
+ROW = "servers: images that fail, lie or ignore what is asked"
 KEY = "sk-of-the-environment"
 FIRST = "a cat"
 
@@ -142,12 +144,13 @@ def test_guidance_and_negative_prompt_go_as_the_settings_say(server: ImageServer
     ],
 )
 def test_a_server_that_ignores_what_it_is_asked_is_refused(
-    server: ImageServer, ignored: str, says: str
+    server: ImageServer, ignored: str, says: str, attack: Attack
 ) -> None:
     server.ignores = frozenset({ignored})
-    with pytest.raises(BackendError, match=f"(?s){says}"):
-        images(served(base(server)))
-    assert not server.texts, "before the first image"
+    with attack(ROW):
+        with pytest.raises(BackendError, match=f"(?s){says}"):
+            images(served(base(server)))
+        assert not server.texts, "before the first image"
 
 
 def test_chance_is_allowed_where_the_settings_say_so_and_recorded(server: ImageServer) -> None:
@@ -208,10 +211,11 @@ PASSING = {
 
 
 @pytest.mark.parametrize("wrong", PASSING)
-def test_what_is_wrong_once_is_asked_again(server: ImageServer, wrong: str) -> None:
+def test_what_is_wrong_once_is_asked_again(server: ImageServer, wrong: str, attack: Attack) -> None:
     server.acts = [once(6, PASSING[wrong])]  # the first after the five by which it is tried
-    assert images(served(base(server, "selma", parallel=1))) == images(tiny.load("sd1"))
-    assert server.texts == [FIRST, FIRST, "a dog", "a red car"]
+    with attack(ROW):
+        assert images(served(base(server, "selma", parallel=1))) == images(tiny.load("sd1"))
+        assert server.texts == [FIRST, FIRST, "a dog", "a red car"]
 
 
 def test_a_slow_reply_is_asked_for_again(server: ImageServer) -> None:
@@ -242,16 +246,19 @@ ENDING = {
 
 
 @pytest.mark.parametrize("wrong", ENDING)
-def test_what_no_attempt_would_change_ends_at_once(server: ImageServer, wrong: str) -> None:
+def test_what_no_attempt_would_change_ends_at_once(
+    server: ImageServer, wrong: str, attack: Attack
+) -> None:
     act, says = ENDING[wrong]
     server.acts = [once(7, act)]
     drawn = served(base(server, parallel=1)).generate(
         [FIRST, "a dog", "a red car"], seeds=[1, 2, 3], steps=2, guidance=3.0, batch_size=1
     )
     next(drawn)
-    with pytest.raises(BackendError, match=f"(?s){says}"):
-        next(drawn)
-    assert server.texts == [FIRST, "a dog"]
+    with attack(ROW):
+        with pytest.raises(BackendError, match=f"(?s){says}"):
+            next(drawn)
+        assert server.texts == [FIRST, "a dog"]
 
 
 def test_a_url_is_never_fetched(server: ImageServer) -> None:
@@ -267,10 +274,10 @@ def test_a_url_is_never_fetched(server: ImageServer) -> None:
     "says", [{"seed": 5}, {"size": "32x32"}, {"num_inference_steps": 50}, {"guidance_scale": 1.0}]
 )
 def test_a_server_that_says_it_used_something_else_is_refused(
-    server: ImageServer, says: dict[str, Any]
+    server: ImageServer, says: dict[str, Any], attack: Attack
 ) -> None:
     server.says = says
-    with pytest.raises(BackendError, match="but says that it used"):
+    with attack(ROW), pytest.raises(BackendError, match="but says that it used"):
         images(served(base(server)))
 
 

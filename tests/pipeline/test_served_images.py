@@ -20,7 +20,7 @@ from selma import cli
 from selma.capacity import memory
 from selma.config import RunConfig
 from selma.errors import BackendError, ConfigError, SelmaError, WorkspaceError
-from selma.pipeline import Stages, score
+from selma.pipeline import Stages, run, score
 from selma.preflight import check
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.report.sources import trained_on
@@ -237,11 +237,16 @@ def test_mistakes_are_told_before_a_run(server: ImageServer, tmp_path: Path) -> 
         },
         r"images\.base\.adapter_folder: must be a folder": {"adapter_folder": "/nowhere"},
         r"images\.base\.base_url: must be a server's address": {"base_url": "127.0.0.1:8000"},
+        r"images\.adapter: selma takes no adapter while it runs": {},
+        r"images\.base\.adapter_folder: must name a folder": {"dialect": "vllm-omni"},
     }
     for says, settings in wrong.items():
-        asked = config(tmp_path, images={"base": served(server, **settings)})
+        images = {"base": served(server, **settings), "adapter": "x"}
         with pytest.raises(ConfigError, match=says):
-            check(asked, [IMAGES])
+            check(config(tmp_path, images=images), [IMAGES])
+    given = config(tmp_path, base=served(server), images={"source": {"kind": "toybox"}})
+    with pytest.raises(ConfigError, match="base: is on a server"):
+        check(given, [IMAGES])
     assert not server.asked
 
 
@@ -282,6 +287,44 @@ def test_status_needs_no_server(tmp_path: Path) -> None:
     command("prompts", file, "--folder", tmp_path / "run")
     said = command("status", tmp_path / "run")
     assert "What m made counts as missing" in said and "cannot be asked what it is" in said
+
+
+def test_a_comparison_scores_bases_on_servers(server: ImageServer, tmp_path: Path) -> None:
+    """The same model here and there gets the same images, and so the same scores."""
+    here = {"model": str(tiny.folder("sd1")), "device": "cpu"}
+    file = tmp_path / "compared.yaml"
+    settings = {
+        "base": here,
+        "prompts": {"skills": SKILLS, "per_skill": 5, "source": {"kind": "toybox"}},
+        "images": {"steps": 2, "guidance": 3.0},
+        "scores": {"prompts": 4, "resamples": 50},
+    }
+    rows = [
+        {"name": "here", "model": "base"},
+        {"name": "there", "model": "base", "settings": {"base": served(server)}},
+    ]
+    compared = {"name": "little", "folder": str(tmp_path / "run"), "settings": settings}
+    compared |= {"guidances": [3.0], "dev_prompts": 2}
+    file.write_text(yaml.safe_dump(compared | {"rows": rows}))
+    command("check", file)
+    assert "On a server" in command("memory", file)
+    command("compare", file)
+    images: dict[str, list[bytes]] = {}
+    for png in sorted((tmp_path / "run").rglob("5-scores/**/*.png")):
+        images.setdefault(png.name, []).append(png.read_bytes())
+    assert len(server.texts) == len(images) >= 4
+    assert all(len(each) == 2 and len(set(each)) == 1 for each in images.values())
+    trained = {"name": "trained", "settings": {"base": served(server)}}
+    file.write_text(yaml.safe_dump(compared | {"rows": [*rows, trained]}))
+    with pytest.raises(ConfigError, match=r"base: is on a server.*images\.base"):
+        command("check", file)
+
+
+def test_a_whole_run_with_images_of_a_server(server: ImageServer, tmp_path: Path) -> None:
+    own = drawn_by(server, tmp_path).model_dump(mode="json")
+    own["scores"] |= {"prompts": 4, "resamples": 50}
+    page = run(RunConfig.model_validate(own))
+    assert "another base, m on a server" in page.read_text("utf-8")
 
 
 def test_generate_asks_a_server(server: ImageServer, tmp_path: Path) -> None:

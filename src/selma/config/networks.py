@@ -28,7 +28,15 @@ from selma.config.places import (
     ModelPath,
     ServerUrl,
 )
-from selma.config.section import Pixels, Probability, Section, is_folder, kinds, mistake
+from selma.config.section import (
+    KIND_LEFT_OUT,
+    Pixels,
+    Probability,
+    Section,
+    is_folder,
+    kinds,
+    mistake,
+)
 from selma.errors import ConfigError
 from selma.paths import AnyPath, require_path
 
@@ -221,7 +229,8 @@ def _kind_of_base(value: Any) -> Any:
     """The kind in raw settings or in a section; a base that says none is local."""
     if isinstance(value, Section):
         return getattr(value, "kind", None)
-    return value.get("kind", "local") if isinstance(value, dict) else "local"
+    own = KIND_LEFT_OUT["base"]
+    return value.get("kind", own) if isinstance(value, dict) else own
 
 
 KIND_OF_BASE = Discriminator(_kind_of_base)

@@ -202,6 +202,10 @@ def or_added(section: type[Section], *, group: str) -> Any:
     return own_or_added
 
 
+KIND_LEFT_OUT = {"base": "local"}
+"""Settings that need not say their kind → the kind that is meant then."""
+
+
 def laid_over(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with the changes in them, at every depth; one of another `kind` takes the whole
     place of what was there."""
@@ -210,7 +214,8 @@ def laid_over(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
         setting = settings.get(name)
         if not isinstance(setting, Mapping) or not isinstance(change, Mapping):
             return False
-        return "kind" not in change or setting.get("kind", change["kind"]) == change["kind"]
+        own = setting.get("kind", KIND_LEFT_OUT.get(name, change.get("kind")))
+        return "kind" not in change or own == change["kind"]
 
     return dict(settings) | {
         name: laid_over(settings[name], change) if both(name, change) else change
