@@ -17,6 +17,8 @@ from scripted import send
 from typer.testing import CliRunner
 
 from selma import cli
+from selma.applications import APPLICATIONS
+from selma.applications.loading import imported
 from selma.capacity import memory
 from selma.config import RunConfig
 from selma.errors import BackendError, ConfigError, SelmaError, WorkspaceError
@@ -156,9 +158,9 @@ def test_a_server_that_is_killed_and_started_again_changes_nothing(
     with drawing(second, port=first.port):
         run.join(60)
     assert without_counts(files[0]) == without_counts(by_local)
-    drawn = Counter([*first.texts, *second.texts])
-    assert sum(drawn.values()) - len(by_local) + 2 <= 2 + len(first.texts) - 4
-    assert not (set(first.texts[:4]) & set(second.texts)), "what came is not asked for again"
+    images(drawn_by(server, tmp_path / "calm"))
+    every = Counter(server.texts)
+    assert Counter(second.texts) == every - Counter(first.texts[:4]), "but what was on its way"
 
 
 def test_a_run_that_ends_goes_on_where_it_was(
@@ -223,6 +225,20 @@ def test_status_of_a_served_base_says_why_nothing_is_trained(
     images(settings)
     states = {(s.stage, s.name): s.state for s in statuses(settings)}
     assert states[IMAGES, SKILLS[0]] == "done" and states[EXPERTS, SKILLS[0]] == "unknown"
+
+
+@pytest.mark.parametrize("name", ["control", "subjects", "sur"])
+def test_applications_that_train_refuse_a_served_base(
+    server: ImageServer, tmp_path: Path, name: str
+) -> None:
+    row = APPLICATIONS[name]
+    kind, own_mistakes = imported(row.settings), imported(row.mistakes)
+    settings = kind(name="x", folder=tmp_path, base=served(server))
+    for make in ([IMAGES], [EXPERTS], [SCORES]):
+        told = list(own_mistakes(settings, make))
+        assert any("base: is on a server" in mistake for mistake in told)
+    local = kind(name="x", folder=tmp_path)
+    assert not any("base: is on" in mistake for mistake in own_mistakes(local, STAGES))
 
 
 def test_mistakes_are_told_before_a_run(server: ImageServer, tmp_path: Path) -> None:
