@@ -179,7 +179,10 @@ def test_equal_findings_give_equal_bytes_but_for_times(found: Findings) -> None:
         html = page.render(dataclasses.replace(found, journal=journal), CONFIG)
         return re.sub(r"<(\w+) data-volatile>.*?</\1>", "", html)
 
-    slow = [{"stage": "3-experts", "seconds": 99999.0, "cost": 3.5}]
+    slow = [
+        {"stage": "3-experts", "seconds": 99999.0},
+        {"stage": "3-experts", "event": "request", "seconds": 5.0, "cost": 3.5},
+    ]
     assert fixed(found.journal) == fixed(slow) == fixed([])
     assert page.render(found, CONFIG) == page.render(copy.deepcopy(found), CONFIG)
 
@@ -482,3 +485,16 @@ def test_one_prompt_tells_nothing(found: Findings) -> None:
     assert headline == "One prompt cannot tell the merged model from the base."
     assert meaning.startswith("It is +50.0 points from the base on the one benchmark prompt, with")
     assert not tables.clear(alone)
+
+
+def test_requests_count_once_in_times_and_costs() -> None:
+    """Their skill's line has the time and repeats the cost; side by side they take it once."""
+    request = {"stage": "2-images", "event": "request", "seconds": 9.0, "cost": 0.25}
+    lines = [
+        *[request] * 4,
+        {"stage": "2-images", "event": "failed request"},
+        {"stage": "2-images", "event": "probe", "same_seed_same_image": True},
+        {"stage": "2-images", "skill": "cats", "seconds": 12.0, "cost": 1.0},
+    ]
+    times = {row["label"]: (row["seconds"], row["cost"]) for row in page.stage_times(lines)}
+    assert (12.0, 1.0) in times.values() and sum(seconds for seconds, _ in times.values()) == 12.0

@@ -231,14 +231,19 @@ def difference_axis(difference: Interval) -> dict[str, Any]:
 
 def stage_times(journal: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Label, total seconds and total cost of each stage before the report. Interrupted runs count,
-    since their time was spent."""
+    since their time was spent.
+
+    A request's time is part of its skill's, and costs are counted by requests, as the limit on them
+    is: a skill's line repeats what its own have cost.
+    """
     rows: dict[str, dict[str, Any]] = {
         stage: {"label": label, "seconds": 0.0, "cost": 0.0} for stage, label in STAGES.items()
     }
     for line in journal:
         if row := rows.get(line.get("stage", "")):
-            for name in ("seconds", "cost"):
-                row[name] += line.get(name, 0)
+            counts = "cost" if line.get("event") == "request" else "seconds"
+            if counts == "cost" or "event" not in line:
+                row[counts] += line.get(counts, 0)
     return list(rows.values())
 
 
