@@ -3,9 +3,10 @@
     .venv/bin/python bench/real_sizes.py --base sd-1.5
     .venv/bin/python bench/real_sizes.py --base sdxl
 
-On the CPU in float32, each piece of work in a process of its own: one step of training an expert on
-one image, with gradient checkpointing, and one image of one denoising step with guidance, decoded.
-Held is the process's largest resident memory beyond what it had before the networks were made; the
+In float32, each piece of work in a process of its own: one step of training an expert on one image,
+with gradient checkpointing, and one image of one denoising step with guidance, decoded. Held is the
+process's largest resident memory beyond what it had before the networks were made (with --device
+cuda, the most that tensors took there); the
 estimate is that of `selma memory` without the context that a GPU takes. Freed memory goes back to
 the system at once (MALLOC_MMAP_THRESHOLD_): else the C library keeps what was freed between other
 blocks, 0.9 GiB of SD 1.5's step and more than 7 of SDXL's. SDXL takes 18 GiB.
@@ -44,16 +45,18 @@ Work = Literal["training", "generating"]
 
 def main(
     base: Annotated[str, typer.Option(help="A base's short name.")] = "sd-1.5",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     only: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Print estimate and measurement of both pieces of work."""
     if only is not None:
-        print(*held(parts_of(BaseConfig(model=base, device="cpu")), only))
+        print(*held(parts_of(BaseConfig(model=base, device="cpu")), only, device))
         return
     parts = parts_of(BaseConfig(model=base, device="cpu"))
     table = Table("work", "estimated, GiB", "held, GiB", "estimated / held", "seconds")
     for work in ("training", "generating"):
         command = [sys.executable, __file__, "--base", base, "--only", work]
+        command += ["--device", device]
         env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
         out = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
         measured, seconds = out.split()[-2:]
@@ -77,19 +80,21 @@ def estimate(parts: Parts, work: str) -> int:
     return replace(need, images=1).total - CONTEXT
 
 
-def held(shapes: Parts, work: str) -> tuple[int, float]:
+def held(shapes: Parts, work: str, device: str) -> tuple[int, float]:
     """Bytes that the process held for the work, and how long the work took."""
     family, made = shapes.family, {}
-    before, started = _peak(), time.monotonic()
+    before, started = _peak(device), time.monotonic()
     networks = [shapes.denoiser, shapes.vae, *shapes.text]
     for network in networks:
-        network.to_empty(device="cpu")
+        network.to_empty(device=device)
         for tensor in (*network.parameters(), *network.buffers()):
             if tensor.is_floating_point():
                 torch.nn.init.normal_(tensor, std=0.02) if tensor.dim() > 1 else tensor.fill_(0.5)
-    rows = shapes.conditioning(1).map(lambda part: torch.ones(part.shape, dtype=part.dtype))
-    latents = torch.randn(1, *shapes.latent)
-    time_ = torch.tensor([500])
+    rows = shapes.conditioning(1).map(
+        lambda part: torch.ones(part.shape, dtype=part.dtype, device=device)
+    )
+    latents = torch.randn(1, *shapes.latent, device=device)
+    time_ = torch.tensor([500], device=device)
     if work == "generating":
         with torch.no_grad():
             both = rows.followed_by(rows)
@@ -98,7 +103,7 @@ def held(shapes: Parts, work: str) -> tuple[int, float]:
             )
             del made["step"]
             family.decoded(shapes.vae, latents)
-        return _peak() - before, time.monotonic() - started
+        return _peak(device) - before, time.monotonic() - started
     kind = ADAPTERS["lora"]
     factors = kind.attach(
         shapes.denoiser,
@@ -111,10 +116,12 @@ def held(shapes: Parts, work: str) -> tuple[int, float]:
     predicted = family.denoise(shapes.denoiser, latents, time_, rows)
     predicted.float().square().mean().backward()
     optimizer.step()
-    return _peak() - before, time.monotonic() - started
+    return _peak(device) - before, time.monotonic() - started
 
 
-def _peak() -> int:
+def _peak(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
