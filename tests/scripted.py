@@ -106,8 +106,8 @@ def hangs_up(handler: BaseHTTPRequestHandler, asked: dict[str, Any]) -> None:
 
 
 @contextmanager
-def serving(script: Script) -> Iterator[Script]:
-    """`script.url` answers while the block runs."""
+def serving(script: Script, *, port: int = 0) -> Iterator[Script]:
+    """`script.url` answers while the block runs. port: one that a server had before."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -117,7 +117,7 @@ def serving(script: Script) -> Iterator[Script]:
         def log_message(self, *_: object) -> None:
             """Nothing: the test's own output matters more."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients may leave
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
