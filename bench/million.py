@@ -65,9 +65,8 @@ def prompts(
                 listed = "\n".join(f"{n}. {line}" for n, line in enumerate(lines, 1))
                 pool.take([Reply(listed, 0, 0, truncated=False)], range(start, start + 1))
         written.append(pool.kept)
-    print(
-        f"{skills * captions} captions, {sum(map(len, written))} kept, {pool.dropped} of the last skill's dropped"
-    )
+    kept = sum(map(len, written))
+    print(f"{skills * captions} captions, {kept} kept, {pool.dropped} of the last skill's dropped")
     print(f"{time.process_time() - total:.0f} s, of which making captions up is a part")
 
 

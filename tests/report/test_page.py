@@ -6,6 +6,7 @@ import base64
 import copy
 import dataclasses
 import io
+import random
 import re
 import shutil
 import subprocess
@@ -498,3 +499,52 @@ def test_requests_count_once_in_times_and_costs() -> None:
     ]
     times = {row["label"]: (row["seconds"], row["cost"]) for row in page.stage_times(lines)}
     assert (12.0, 1.0) in times.values() and sum(seconds for seconds, _ in times.values()) == 12.0
+
+
+def test_a_large_run_has_a_page_of_20_mb_at_most(tmp_path: Path) -> None:
+    large = findings(tmp_path / "run", prompts=240)
+    noise = tmp_path / "noise.png"  # nothing is larger as a PNG
+    pixels = random.Random(0).randbytes(256 * 256 * 3)
+    Image.frombytes("RGB", (256, 256), pixels).save(noise)
+    folder = tmp_path / "noise"
+    folder.mkdir()
+    for prompt in large.benchmark_prompts:
+        (folder / f"{prompt.id}.png").hardlink_to(noise)
+    pair = next(iter(large.pairs.values()))[0].model_copy(update={"image": noise})
+    groups = {f"group {n}": large.scorecard.models[0].score for n in range(3000)}
+    models = [
+        model.model_copy(
+            update={"groups": groups, "group_differences": groups if model.difference else {}}
+        )
+        for model in large.scorecard.models
+    ]
+    large = dataclasses.replace(
+        large,
+        benchmark_prompts=[
+            prompt.model_copy(update={"group": f"group {n % 3000}"})
+            for n, prompt in enumerate(large.benchmark_prompts * 13)
+        ],
+        scorecard=large.scorecard.model_copy(update={"models": tuple(models)}),
+        images=dict.fromkeys(large.images, folder),
+        pairs={f"skill {n}": [pair] * 50 for n in range(40)},
+        prompts={f"skill {n}": [pair.prompt] * 50 for n in range(40)},
+    )
+    config = ReportConfig(grid_prompts=10_000, training_pairs=10_000)
+    html = page.render(large, config)
+    assert 10e6 < len(html.encode()) < 20e6
+    shown = [tag for tag in Parsed(html).tags if tag[0] == "img"]
+    assert len(shown) > 2 * page.MOST_CARDS + page.MOST_PAIRS
+    kinds = {str(tag[1]["src"]).partition(";")[0] for tag in shown}
+    assert kinds == {"data:image/png", "data:image/jpeg"}
+    assert "the 60 groups with the most prompts; the scorecard has the other 2940" in html
+
+
+def test_a_small_page_has_pngs_alone(found: Findings) -> None:
+    html = page.render(found, CONFIG)
+    assert "data:image/png" in html and "data:image/jpeg" not in html
+
+
+def test_answers_are_read_for_what_is_shown_alone(found: Findings) -> None:
+    few = dataclasses.replace(found, answers={m: iter(a) for m, a in found.answers.items()})
+    shown = Cards(few).fair(3)  # one pass over what may be a file
+    assert [card.lines for card in shown] == [card.lines for card in Cards(found).fair(3)]

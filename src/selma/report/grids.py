@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,10 @@ from selma.report.tables import model_with_role
 from selma.workspace import inside
 
 SHOWN_PX = 256  # larger images are shrunk, so that the page stays a few megabytes
+PNG_BYTES, JPEG_BYTES, SMALL_PX = 7_000_000, 13_000_000, 96
+"""Of a page's images: what they have as PNGs, what with JPEGs as well, and the side of all others,
+of 7 kB each at most."""
+_used: ContextVar[list[int] | None] = ContextVar("bytes of the page's images", default=None)
 AnswerOf = Mapping[tuple[str, str], Answer]
 """(prompt id, question id) → the answer."""
 EXTREMES = 6  # number of biggest gains and of biggest losses
@@ -152,10 +158,32 @@ def shown_image(path: Path) -> Image.Image:
 
 
 def data_uri(path: Path) -> str:
-    """An image as a PNG in a data: URI, without the file's metadata."""
-    file = io.BytesIO()
-    shown_image(path).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    """An image as a PNG in a data: URI, without the file's metadata; within `bounded` a JPEG where
+    the page has many already, and then a small one."""
+    used, image, file = _used.get(), shown_image(path), io.BytesIO()
+    so_far = 0 if used is None else sum(used)
+    if so_far < PNG_BYTES:
+        kind = "png"
+        image.save(file, "PNG", optimize=True)
+    else:
+        kind = "jpeg"
+        if so_far >= JPEG_BYTES:
+            image.thumbnail((SMALL_PX, SMALL_PX), Image.Resampling.LANCZOS)
+        image.convert("RGB").save(file, "JPEG", quality=80)
+    uri = f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()
+    if used is not None:
+        used.append(len(uri))
+    return uri
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """The images that are shown while the block runs are of one page, which stays small."""
+    token = _used.set([])
+    try:
+        yield
+    finally:
+        _used.reset(token)
 
 
 def contact_sheet(findings: Findings, count: int) -> Image.Image:

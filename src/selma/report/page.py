@@ -69,7 +69,9 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
         write_bytes(item.path / FILE, scores)
         return file
     sheet = io.BytesIO()
-    grids.contact_sheet(findings, config.grid_prompts).save(sheet, "PNG", optimize=True)
+    grids.contact_sheet(findings, min(config.grid_prompts, MOST_CARDS)).save(
+        sheet, "PNG", optimize=True
+    )
     item.begin(guests=entries(pages))
     write_bytes(grid, sheet.getvalue())
     write_bytes(file, page.encode())
@@ -82,8 +84,10 @@ def render(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ())
     """The page's HTML. jinja's autoescape escapes everything from findings and pages."""
     jinja = environment()
     script = jinja.get_template("page.js").render()
+    with grids.bounded():
+        variables = context(findings, config, pages)
     return jinja.get_template("page.html").render(
-        script=Markup(script), policy=policy(script), **context(findings, config, pages)
+        script=Markup(script), policy=policy(script), **variables
     )
 
 
@@ -93,9 +97,8 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
     base, merged = (tables.model_with_role(card, role) for role in ("base", "merged"))
     cards = grids.Cards(findings)
     headline, meaning = tables.conclusion(card)
-    categories = list(
-        dict.fromkeys(q.category for p in findings.benchmark_prompts for q in p.questions)
-    )
+    categories = dict.fromkeys(q.category for p in findings.benchmark_prompts for q in p.questions)
+    groups = dict.fromkeys(p.group for p in findings.benchmark_prompts)
     return {
         "name": findings.settings.get("name", "selma"),
         "card": card,
@@ -117,14 +120,18 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
                 merged.categories[name],
                 merged.category_differences.get(name),
             )
-            for name in categories
+            for name in largest(categories, base.categories)
         ],
-        "groups": list(dict.fromkeys(p.group for p in findings.benchmark_prompts)),
-        "fair": cards.fair(config.grid_prompts),
+        "groups": largest(groups, base.groups),
+        "more_groups": max(0, len(groups) - MOST_GROUPS),
+        "more_categories": max(0, len(categories) - MOST_GROUPS),
+        "fair": cards.fair(min(config.grid_prompts, MOST_CARDS)),
         "gains": cards.gains(),
         "losses": cards.losses(),
         "pairs": {
-            s: list(shown_pairs(p, config.training_pairs)) for s, p in findings.pairs.items()
+            s: list(shown_pairs(p, count))
+            for s, p in findings.pairs.items()
+            if (count := pairs_of_skill(config.training_pairs, len(findings.pairs)))
         },
         "pair_counts": {skill: len(pairs) for skill, pairs in findings.pairs.items()},
         "prompt_counts": {skill: len(prompts) for skill, prompts in findings.prompts.items()},
@@ -160,6 +167,21 @@ def context(findings: Findings, config: ReportConfig, pages: Sequence[Page] = ()
 
 SHOWN_OF_FURTHER = 6
 """Prompts of a further benchmark whose images are shown."""
+MOST_CARDS, MOST_PAIRS, MOST_GROUPS = 200, 400, 60
+"""What a page shows at most of the benchmark's prompts, of training pairs of all skills together,
+and of groups or categories, so that it has 20 MB at most whatever the run."""
+
+
+def largest(names: Iterable[str], sizes: Mapping[str, Interval]) -> list[str]:
+    """The names in their order; of very many those with the most prompts."""
+    every = list(names)
+    most = sorted(every, key=lambda name: -sizes[name].n)[:MOST_GROUPS]
+    return every if len(every) <= MOST_GROUPS else [n for n in every if n in {*most}]
+
+
+def pairs_of_skill(wanted: int, skills: int) -> int:
+    """How many training pairs of each skill are shown."""
+    return min(wanted, MOST_PAIRS // max(skills, 1))
 
 
 @dataclass(frozen=True)
