@@ -2,6 +2,7 @@
 
     .venv/bin/python bench/million.py prompts        # the filters, 10 skills of 100,000 captions
     .venv/bin/python bench/million.py prompts --captions 10000
+    .venv/bin/python bench/million.py scores     # answers, verdicts, intervals, a report's cards
 
 All is made up. Seconds are the CPU's; memory is the largest that the process held.
 """
@@ -10,9 +11,12 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 from novelty import by_zipf
@@ -21,6 +25,14 @@ from selma.backbones.language.model import Reply
 from selma.config.prompts import PromptsConfig
 from selma.prompts.pool import PromptPool
 from selma.prompts.skills import load_skills
+from selma.records.benchmarks import BenchmarkPrompt, Question, repeated
+from selma.row_files import write_rows
+from selma.scores.answering import ANSWERS, each_answer
+from selma.scores.benchmarks.layouts import Rules
+from selma.scores.counting import count
+from selma.scores.measures import DSG
+from selma.scores.model_score import ModelIntervals, Role
+from selma.scores.scoring import with_verdicts
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -68,6 +80,65 @@ def prompts(
     kept = sum(map(len, written))
     print(f"{skills * captions} captions, {kept} kept, {pool.dropped} of the last skill's dropped")
     print(f"{time.process_time() - total:.0f} s, of which making captions up is a part")
+
+
+@app.command()
+def scores(
+    images: Annotated[int, typer.Option(min=1000, help="Of all models together.")] = 1_000_000,
+    models: Annotated[int, typer.Option(min=2)] = 7,
+    seeds: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 10,
+    questions: Annotated[int, typer.Option(min=1)] = 4,
+) -> None:
+    """Count a judge's answers on disk, and put them into a scorecard and a report's cards."""
+    asked_of = [
+        BenchmarkPrompt(
+            id=f"p{n}",
+            text=f"prompt {n}",
+            group=f"g{n % 10}",
+            questions=tuple(
+                Question(id=str(q), text=f"is it {q}?", category=f"c{q}") for q in range(questions)
+            ),
+        )
+        for n in range(images // models // seeds)
+    ]
+    asked = repeated(asked_of, seeds)
+    with TemporaryDirectory() as place:
+        folders = [Path(place, f"m{n}") for n in range(models)]
+        for number, folder in enumerate(folders):
+            folder.mkdir()
+            write_rows(folder / ANSWERS, answer_rows(asked, number))
+        rules = Rules(about="", measure=DSG)
+        with measured(f"answers of {len(asked) * models} images counted"):
+            counts = {
+                folder.name: count(asked, each_answer(folder), rules, zeroing="cascading")
+                for folder in folders
+            }
+        with measured("verdicts written"):
+            rows = (row for model, counted in counts.items() for row in counted.rows(model))
+            write_rows(Path(place, "verdicts.jsonl"), rows)
+        intervals = ModelIntervals(
+            asked, DSG, seeds=seeds, seed=0, resamples=10_000, detailed=False
+        )
+        base = counts[folders[0].name].points
+        with measured("intervals and differences"):
+            for number, (model, counted) in enumerate(counts.items()):
+                of_base = (base, None) if number else None
+                role: Role = "other" if number else "base"
+                intervals.model_score(model, role, counted.points, None, base=of_base)
+        verdicts = Path(place, "verdicts.jsonl")
+        with measured("answers with verdicts read for a report"):
+            for folder in (folders[0], folders[-1]):
+                assert sum(1 for _ in with_verdicts(each_answer(folder), verdicts, folder.name))
+
+
+def answer_rows(asked: Sequence[BenchmarkPrompt], model: int) -> Iterator[dict[str, Any]]:
+    draw = Random(model)
+    for prompt in asked:
+        answers = [
+            {"question": q.id, "text": "yes" if draw.random() < 0.8 else "no", "yes": None}
+            for q in prompt.questions
+        ]
+        yield {"prompt": prompt.id, "answers": answers}
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ LAYERS: tuple[set[str], ...] = (
         "image_files",
         "image_modes",
         "image_names",
+        "image_places",
         "row_files",
         "textfiles",
         "imagefolders",

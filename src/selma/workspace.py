@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -175,6 +176,28 @@ def inside(root: Path, name: str) -> Path:
     if Path(name).is_absolute() or ":" in name or not path.is_relative_to(top):
         raise DataError(f"Files must lie inside {root}, but {name!r:.80} leads out of it.")
     return path
+
+
+def insider(root: Path) -> Callable[[str], Path]:
+    """`inside` of one root for very many names: links above a file are followed once."""
+    folders: dict[str, Path] = {"": root.resolve()}
+
+    def of(name: str) -> Path:
+        above, _, last = name.rpartition("/")
+        if last in ("", ".", "..") or not last.strip() or not {"\\", ":", "\0"}.isdisjoint(name):
+            return inside(root, name)
+        try:
+            if above not in folders:
+                folders[above] = inside(root, above)
+            path = folders[above] / last
+            is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+        except FileNotFoundError:
+            return path
+        except (OSError, DataError):
+            return inside(root, name)
+        return inside(root, name) if is_link else path
+
+    return of
 
 
 class Earlier(NamedTuple):

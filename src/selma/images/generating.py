@@ -20,6 +20,7 @@ from selma.config.networks import AnyBase, BaseConfig, ServedBase
 from selma.disk import make_folder
 from selma.errors import DataError, LeftToOthers
 from selma.image_files import is_whole_png, png_bytes
+from selma.image_places import make_folders, places
 from selma.imagefolders import METADATA
 from selma.images.choosing import CANDIDATES, Accepting, best, require_pairs, scored
 from selma.images.pairs import read_generated, write_metadata
@@ -31,7 +32,7 @@ from selma.records.guides import AppliedGuide
 from selma.records.images import Pair, Survivors
 from selma.records.prompts import Prompt
 from selma.row_files import write_rows
-from selma.workspace import IMAGES, SCORES, Item, Workspace, inside, write_bytes
+from selma.workspace import IMAGES, SCORES, Item, Workspace, write_bytes
 
 if TYPE_CHECKING:
     from selma.backbones.drawing import AnyTextToImage
@@ -146,8 +147,10 @@ def generate_benchmark(
         return item.path
     path = item.begin()
     jobs = [
-        Job(image_file(path, prompt.id), prompt.text, benchmark_seed(seed, prompt.id))
-        for prompt in benchmark_prompts
+        Job(file, prompt.text, benchmark_seed(seed, prompt.id))
+        for prompt, file in zip(
+            benchmark_prompts, image_files(path, benchmark_prompts), strict=True
+        )
     ]
     refuse_twins(jobs)
     generate_missing(
@@ -223,14 +226,14 @@ class Generation:
 
     def jobs(self, folder: Path, prompts: Sequence[Prompt]) -> list[Job]:
         """One for each image, those of a prompt in a row."""
+        of = [(prompt, k) for prompt in prompts for k in range(self.config.candidates_per_prompt)]
         jobs = [
             Job(
-                inside(folder, _image_name(prompt, k)),
+                path,
                 prompt.text,
                 seed_for(self.seed, "image", prompt.id, k),
             )
-            for prompt in prompts
-            for k in range(self.config.candidates_per_prompt)
+            for (prompt, k), path in zip(of, places(folder, self.names(prompts)), strict=True)
         ]
         refuse_twins(jobs)
         return jobs
@@ -368,6 +371,10 @@ def _choose(
     scores = scored(candidates, skill, texts, scorer, folder, max_pixels=max_pixels)
     shares = accepting.shares(skill, candidates.path) if accepting else None
     chosen, rows = [], []
+    names = [_image_name(prompt, n) for prompt in prompts for n in range(config.per_prompt)]
+    files = dict(zip(names, places(item.path / "train", names), strict=True))
+    if processes.main():
+        make_folders(files.values())
     rejected = below_score = 0
     for prompt, start in zip(prompts, range(0, len(jobs), choose.candidates), strict=True):
         of_prompt = range(start, start + choose.candidates)
@@ -381,16 +388,16 @@ def _choose(
         ]
         rejected += not accepted
         below_score += bool(accepted) and not high_enough
-        places = best(scores, keep=config.per_prompt, among=high_enough)
-        for number, place in enumerate(places):
-            path = inside(item.path / "train", _image_name(prompt, number))
+        positions = best(scores, keep=config.per_prompt, among=high_enough)
+        for number, place in enumerate(positions):
+            path = files[_image_name(prompt, number)]
             if processes.main():
                 write_bytes(path, jobs[place].path.read_bytes())
             chosen.append((prompt, Job(path, prompt.text, jobs[place].seed)))
         for k in of_prompt:
             name = jobs[k].path.stem
             row = {"candidate": name, "prompt_id": prompt.id, "text": prompt.text}
-            outcome = {"seed": jobs[k].seed, "score": scores[k], "kept": k in places}
+            outcome = {"seed": jobs[k].seed, "score": scores[k], "kept": k in positions}
             rows.append({**row, **outcome, **({"answered": shares[name]} if shares else {})})
     if processes.main():
         write_rows(item.path / CHOSEN, rows)
@@ -425,6 +432,7 @@ def generate_missing(
     seconds."""
     started = time.monotonic()
     missing = [job for job in processes.shard_of(jobs) if not is_whole_png(job.path)]
+    make_folders(job.path for job in missing)
     processes.wait()  # until all have looked; images made from now on still count as missing
     mine = processes.share(missing)
     if mine:
@@ -518,10 +526,14 @@ def benchmark_seed(seed: int, prompt_id: str) -> int:
     return seed_for(seed, "exam", prompt_id)
 
 
-def image_file(folder: Path, prompt_id: str) -> Path:
-    if "/" in prompt_id or "\\" in prompt_id:
-        raise DataError(f"A prompt's id names its image, so it may hold no slash: {prompt_id!r}.")
-    return inside(folder, f"{prompt_id}.png")
+def image_files(folder: Path, benchmark_prompts: Sequence[BenchmarkPrompt]) -> list[Path]:
+    """Each prompt's image. Raises DataError for an id that names no file."""
+    for prompt in benchmark_prompts:
+        if "/" in prompt.id or "\\" in prompt.id:
+            raise DataError(
+                f"A prompt's id names its image, so it may hold no slash: {prompt.id!r}."
+            )
+    return places(folder, (f"{prompt.id}.png" for prompt in benchmark_prompts))
 
 
 def refuse_twins(jobs: Sequence[Job]) -> None:

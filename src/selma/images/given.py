@@ -11,17 +11,17 @@ from selma import processes
 from selma.backbones.base_files import base_fingerprint
 from selma.config.images import ImagesConfig
 from selma.config.networks import BaseConfig
-from selma.disk import make_folder
 from selma.errors import DataError
 from selma.given import GIVEN
 from selma.given.kind import GivenImage
+from selma.image_places import make_folders, places
 from selma.imagefolders import METADATA
 from selma.images.pairs import read_generated, write_metadata
 from selma.progress import console
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
 from selma.texts import quoted
-from selma.workspace import IMAGES, Item, Workspace, inside, write_bytes
+from selma.workspace import IMAGES, Item, Workspace, write_bytes
 
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
@@ -108,15 +108,20 @@ def _copied(
 ) -> list[Pair]:
     """The pairs, with their images and rows in the item's folder."""
     train = item.begin() / "train"
+    of = [
+        (prompt, image, _name(prompt, number, image))
+        for prompt in prompts
+        for number, image in enumerate(images.get(prompt.id, ()))
+    ]
+    files = places(train, (name for _, _, name in of))
+    if processes.main():
+        make_folders(files)
     pairs = []
-    for prompt in prompts:
-        for number, image in enumerate(images.get(prompt.id, ())):
-            path = inside(train, _name(prompt, number, image))
-            if processes.main() and not path.exists():
-                make_folder(train)
-                write_bytes(path, image.data())
-            cut = model().tokens_cut(prompt.text)
-            pairs.append(Pair(prompt=prompt, image=path, seed=None, tokens_cut=cut))
+    for (prompt, image, _), path in zip(of, files, strict=True):
+        if processes.main() and not path.exists():
+            write_bytes(path, image.data())
+        cut = model().tokens_cut(prompt.text)
+        pairs.append(Pair(prompt=prompt, image=path, seed=None, tokens_cut=cut))
     if processes.main():
         write_metadata(train / METADATA, pairs)
     processes.wait()

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from selma.errors import DataError
 from selma.imagefolders import METADATA, there
-from selma.record_files import read_rows
+from selma.record_files import each_row
 from selma.records.images import Pair, Survivors
 from selma.records.prompts import Prompt
 from selma.records.rows import MetadataRow
 from selma.row_files import write_rows
 from selma.texts import quoted
-from selma.workspace import IMAGES, Workspace, inside, manifest
+from selma.workspace import IMAGES, Workspace, insider, manifest
 
 
 def write_metadata(path: Path, pairs: Sequence[Pair]) -> None:
@@ -21,7 +21,7 @@ def write_metadata(path: Path, pairs: Sequence[Pair]) -> None:
     loader's own."""
     pair_rows = (
         {
-            "file_name": pair.image.name,
+            "file_name": pair.image.relative_to(path.parent).as_posix(),
             "text": pair.prompt.text,
             "skill": pair.prompt.skill,
             "prompt_id": pair.prompt.id,
@@ -41,9 +41,9 @@ def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
     """
     of = {prompt.id: prompt for prompt in prompts}
     train = folder / "train"
-    pairs = []
-    for row in read_rows(train / METADATA, MetadataRow):
-        image, prompt = inside(train, row["file_name"]), of.get(row["prompt_id"])
+    pairs, path_of = [], insider(train)
+    for row in each_row(train / METADATA, MetadataRow):
+        image, prompt = path_of(row["file_name"]), of.get(row["prompt_id"])
         if prompt is None or prompt.text != row["text"]:
             raise DataError(
                 f"{train / METADATA} must name this run's prompts, but has {quoted(row['text'])}. "

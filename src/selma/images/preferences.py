@@ -24,6 +24,7 @@ from selma.config.images import ImagesConfig
 from selma.config.preferences import NO_ANSWERS, NO_CANDIDATES, PreferencePairs
 from selma.errors import ConfigError
 from selma.image_files import open_image, png_bytes
+from selma.image_places import image_of, make_folders, places
 from selma.images.choosing import CANDIDATES, Accepting, scored
 from selma.images.generating import CHOSEN
 from selma.record_files import read_rows
@@ -31,7 +32,7 @@ from selma.records.images import Preference, PreferenceCount
 from selma.records.prompts import Prompt
 from selma.records.rows import CandidateRow, PreferenceRow
 from selma.row_files import write_rows
-from selma.workspace import IMAGES, Item, Workspace, inside, manifest, write_bytes
+from selma.workspace import IMAGES, Item, Workspace, manifest, write_bytes
 
 PREFERENCES, MOVED, MOVED_SCORES, MOVED_ANSWERS = (
     "_preferences",
@@ -192,7 +193,7 @@ class _SkillPreferences:
         )
 
     def _image(self, name: str) -> Path:
-        return inside(self.folder.folder_of(IMAGES, CANDIDATES, self.skill), f"{name}.png")
+        return image_of(self.folder.folder_of(IMAGES, CANDIDATES, self.skill), name)
 
     def _least_difference(self, candidates: Sequence[Candidate]) -> float:
         """As set, or measured."""
@@ -205,7 +206,7 @@ class _SkillPreferences:
             shares = self.accepting.shares(self.skill, item.path, what=MOVED_ANSWERS)
             return noise_of(scores, [shares[candidate.name] for candidate in candidates])
         assert self.config.choose is not None
-        texts = {item.path / f"{c.name}.png": c.prompt.text for c in candidates}
+        texts = {image_of(item.path, c.name): c.prompt.text for c in candidates}
         scorer = load_image_scorer(self.config.choose.scorer)
         of_moved = scored(
             item,
@@ -224,9 +225,11 @@ class _SkillPreferences:
         item = self.folder.item(
             IMAGES, MOVED, self.skill, recipe={"candidates": originals, "right_px": 1}
         )
-        files = [inside(item.path, f"{candidate.name}.png") for candidate in candidates]
+        files = places(item.path, (f"{candidate.name}.png" for candidate in candidates))
         if not item.done:
             item.begin()
+            if processes.main():
+                make_folders(files)
             for candidate, file in zip(candidates, files, strict=True):
                 if processes.main() and not file.exists():
                     image = open_image(self._image(candidate.name), max_pixels=MAX_PIXELS)

@@ -14,10 +14,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
+from selma.image_places import image_of
 from selma.records.benchmarks import Answer, BenchmarkPrompt, evenly
 from selma.records.report import Findings
 from selma.report.tables import model_with_role
-from selma.workspace import inside
 
 SHOWN_PX = 256  # larger images are shrunk, so that the page stays a few megabytes
 PNG_BYTES, JPEG_BYTES, SMALL_PX = 7_000_000, 13_000_000, 96
@@ -133,7 +133,7 @@ class Cards:
 
 def benchmark_image(findings: Findings, prompt: BenchmarkPrompt, model: str) -> Path:
     """The file with a model's image of a benchmark prompt."""
-    return inside(findings.images[model], f"{prompt.id}.png")
+    return image_of(findings.images[model], prompt.id)
 
 
 def beside_others(
@@ -143,7 +143,7 @@ def beside_others(
     of_prompt = {a.question_id: a for a in answers if a.prompt_id == prompt.id}
     return Shown(
         label=label,
-        image=data_uri(inside(images, f"{prompt.id}.png")),
+        image=data_uri(image_of(images, prompt.id)),
         score=100 * score,
         marks=tuple(mark_of(of_prompt.get(question.id)) for question in prompt.questions),
     )

@@ -24,6 +24,7 @@ from selma.backbones.judges.judge import Chooser, Judge, Reader, Scorer, Spelled
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
+from selma.image_places import image_of
 from selma.manifests import contents_digest
 from selma.plurals import counted
 from selma.progress import warn
@@ -36,7 +37,6 @@ from selma.workspace import (
     SCORES,
     Item,
     Workspace,
-    inside,
     manifest,
     recipe_key,
 )
@@ -358,4 +358,4 @@ def _open(benchmark_prompts: Sequence[BenchmarkPrompt], images: Path) -> list[Im
 
 
 def _image(images: Path, prompt: BenchmarkPrompt) -> Path:
-    return inside(images, f"{prompt.id}.png")
+    return image_of(images, prompt.id)

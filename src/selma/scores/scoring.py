@@ -283,10 +283,12 @@ class AnswersOf:
         answers = chain([first], answers)
         if key is None or made_from.get(self.model) != key:
             return answers
-        return _with_verdicts(answers, card / "verdicts.jsonl", self.model)
+        return with_verdicts(answers, card / "verdicts.jsonl", self.model)
 
 
-def _with_verdicts(answers: Iterable[Answer], path: Path, model: str) -> Iterator[Answer]:
+def with_verdicts(answers: Iterable[Answer], path: Path, model: str) -> Iterator[Answer]:
+    """One model's answers with the verdicts in a scorecard's file of rows. Raises DataError where
+    the rows are not in the answers' order."""
     rows = (row for row in each_row(path, VerdictRow) if row["model"] == model)
     row = next(rows, None)
     for prompt, of_prompt in groupby(answers, key=attrgetter("prompt_id")):

@@ -143,7 +143,7 @@ def _present(
     try:
         bench.images(row, benchmark, setting, split=split, folder=finished)
     except NotFinished as error:
-        return sum(1 for _ in error.item.path.glob("*.png")) if begun(error.item) else 0
+        return sum(1 for _ in error.item.path.rglob("*.png")) if begun(error.item) else 0
     return count
 
 

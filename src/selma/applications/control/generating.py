@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from selma.applications.control.records import ControlSample, TrainedControl
 from selma.applications.control.settings import Condition, ControlGeneration
 from selma.config.networks import BaseConfig
+from selma.image_places import places
 from selma.images.generating import Before, Job, generate_missing, generation_recipe, refuse_twins
 from selma.randomness import seed_for
-from selma.workspace import SCORES, Workspace, file_sha256, inside, recipe_key
+from selma.workspace import SCORES, Workspace, file_sha256, recipe_key
 
 if TYPE_CHECKING:
     from selma.backbones.text_to_image import TextToImage
@@ -51,7 +52,8 @@ def generate_control(
         return item.path
     path = item.begin()
     jobs = [
-        Job(inside(path, f"{s.id}.png"), s.text, seed_for(seed, "control", s.id)) for s in samples
+        Job(file, s.text, seed_for(seed, "control", s.id))
+        for s, file in zip(samples, places(path, (f"{s.id}.png" for s in samples)), strict=True)
     ]
     refuse_twins(jobs)
     conditioning_images = {

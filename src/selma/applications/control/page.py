@@ -16,6 +16,7 @@ from rich.table import Table
 
 from selma.applications.control.records import ControlCard, ControlSample, ControlScore
 from selma.applications.control.settings import Table as TableName
+from selma.image_places import image_of
 from selma.plurals import counted
 from selma.records.benchmarks import spaced
 from selma.records.pages import Page, PageTable
@@ -24,7 +25,7 @@ from selma.report import grids, tables
 from selma.report.page import flat
 from selma.report.pages import write_page
 from selma.report.templates import environment, policy
-from selma.workspace import Workspace, inside
+from selma.workspace import Workspace
 
 PAGE = "control.html"
 TITLE = "Images generated from a condition"
@@ -208,7 +209,7 @@ def _rows(card: ControlCard, names: Sequence[str]) -> list[ControlScore]:
 def _card(section: ConditionSection, sample: ControlSample) -> dict[str, Any]:
     images = [("condition", sample.conditioning_image)]
     for model, folder in section.images.items():
-        image = sample.image if folder is None else inside(folder, f"{sample.id}.png")
+        image = sample.image if folder is None else image_of(folder, sample.id)
         images.append((model, image))
     return {
         "text": sample.text,

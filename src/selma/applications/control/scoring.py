@@ -38,6 +38,7 @@ from selma.backbones.perception.segmenting import Segmenter, load_segmenter
 from selma.config.scores import PreferenceConfig
 from selma.errors import DataError, ModelError
 from selma.image_files import open_image
+from selma.image_places import image_of
 from selma.record_files import read_rows
 from selma.records.rows import Identified
 from selma.records.scores import Interval
@@ -49,7 +50,6 @@ from selma.workspace import (
     SCORES,
     Workspace,
     file_sha256,
-    inside,
     recipe_key,
     write_json,
 )
@@ -71,7 +71,7 @@ class ModelImages:
 
     def path(self, sample: ControlSample) -> Path:
         """The file with this sample's image."""
-        return sample.image if self.folder is None else inside(self.folder, f"{sample.id}.png")
+        return sample.image if self.folder is None else image_of(self.folder, sample.id)
 
     def image(self, sample: ControlSample) -> Image.Image:
         """This sample's image. Raises DataError."""

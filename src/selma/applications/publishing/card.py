@@ -28,6 +28,7 @@ from selma.config.scores import judge_name
 from selma.disk import make_folder
 from selma.errors import ConfigError, ModelError
 from selma.finished import NotFinished
+from selma.image_places import image_of
 from selma.images.generating import benchmark_seed
 from selma.merged.merging import read_diagnostics
 from selma.merged.planning import method_of
@@ -134,7 +135,7 @@ def _gallery(
         return images, contents
     for prompt in evenly(stages.benchmark_prompts, count):
         name = f"{GALLERY}/{prompt.id}.png"
-        contents[name] = inside(generated, f"{prompt.id}.png").read_bytes()
+        contents[name] = image_of(generated, prompt.id).read_bytes()
         images.append((prompt, name))
     sheet = stages.folder.root / REPORT / SHEET
     if sheet.is_file():

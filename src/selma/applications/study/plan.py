@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from selma.errors import ConfigError, DataError, WorkspaceError
 from selma.image_files import decode, png_bytes
+from selma.image_places import image_of
 from selma.randomness import rng
 from selma.records.benchmarks import BenchmarkPrompt, evenly
 from selma.records.record import Record
@@ -73,14 +74,13 @@ def plan_study(
     images = [_finished_images(run, model) for model in models]
     pairs = []
     for prompt in evenly(benchmark_prompts, prompts):
-        name = f"{prompt.id}.png"
         for model, files in zip(models, images, strict=True):
-            if name not in files:
+            if prompt.id not in files:
                 raise WorkspaceError(
                     f"{run} must hold an image of {prompt.id} by {model}, but has none. "
                     "Run `selma score CONFIG` again: the benchmark has changed since."
                 )
-        hashes = (images[0][name]["sha256"], images[1][name]["sha256"])
+        hashes = (images[0][prompt.id]["sha256"], images[1][prompt.id]["sha256"])
         pairs.append(Pair(id=prompt.id, text=prompt.text, group=prompt.group, sha256=hashes))
     return Study(models=models, seed=seed, pairs=tuple(pairs))
 
@@ -120,7 +120,7 @@ class Images:
         return data if _only_pixels(data) else png_bytes(decode(data))
 
     def _read(self, prompt: str, model: int) -> bytes:
-        path = inside(self.run, f"{images_path(self.models[model])}/{prompt}.png")
+        path = image_of(inside(self.run, images_path(self.models[model])), prompt)
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -155,10 +155,15 @@ def images_path(model: str) -> str:
     return f"{SCORES}/images/{model}"
 
 
+def images_in(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompt id → its image's size and sha256, by the manifest of a model's images."""
+    return {PurePosixPath(name).stem: entry for name, entry in made.get("files", {}).items()}
+
+
 def _finished_images(run: Path, model: str) -> dict[str, Any]:
-    """File name → size and sha256."""
+    """Prompt id → its image's size and sha256."""
     folder = inside(run, images_path(model))
-    files: dict[str, Any] = manifest(folder).get("files", {})
+    files = images_in(manifest(folder))
     if not files:
         each = (path.parent for path in folder.parent.glob("*/manifest.json"))
         finished = sorted(path.name for path in each if manifest(path))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from selma.applications.study.ballot import Ballot
-from selma.applications.study.plan import Study, images_path
+from selma.applications.study.plan import Study, images_in, images_path
 from selma.applications.study.summary import Summary, Tally, summarise
 from selma.paths import AnyPath, as_path
 from selma.plurals import counted
@@ -174,8 +174,8 @@ def _images(run: Path, study: Studied) -> dict[str, str]:
 
 def _current(run: Path, study: Study) -> bool:
     for position, model in enumerate(study.models):
-        files = manifest(inside(run, images_path(model))).get("files", {})
+        files = images_in(manifest(inside(run, images_path(model))))
         for pair in study.pairs:
-            if files.get(f"{pair.id}.png", {}).get("sha256") != pair.sha256[position]:
+            if files.get(pair.id, {}).get("sha256") != pair.sha256[position]:
                 return False
     return True

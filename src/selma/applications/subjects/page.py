@@ -23,6 +23,7 @@ from selma.applications.subjects.records import (
     SubjectRow,
 )
 from selma.errors import DataError
+from selma.image_places import image_of, image_place
 from selma.plurals import counted
 from selma.records.benchmarks import BenchmarkPrompt, spaced
 from selma.records.pages import Page, PageTable
@@ -32,7 +33,7 @@ from selma.report.grids import data_uri
 from selma.report.pages import write_page
 from selma.report.tables import apart, cell, clear, points
 from selma.report.templates import environment, policy
-from selma.workspace import REPORT, Workspace, inside, write_bytes, write_json
+from selma.workspace import REPORT, Workspace, write_bytes, write_json
 
 NAME = "_subjects"
 DIGITS = 3
@@ -314,7 +315,7 @@ def _lines(
         yield (
             prompt.text,
             [
-                (model, data_uri(inside(generated[model, subject, step], f"{prompt.id}.png")))
+                (model, data_uri(image_of(generated[model, subject, step], prompt.id)))
                 for model, step in models
             ],
         )
@@ -327,13 +328,13 @@ def _step_lines(
     for method in card.curves:
         steps = sorted(step for m, s, step in generated if (m, s) == (method, subject))
         first = generated[method, subject, steps[0]]
-        names = sorted(path.name for path in first.glob("*.png"))
+        names = sorted(path.name for path in first.rglob("*.png"))
         if not names:
             raise DataError(f"{first} must hold images, but is empty.")
         yield (
             method,
             [
-                (step, data_uri(inside(generated[method, subject, step], names[0])))
+                (step, data_uri(image_place(generated[method, subject, step], names[0])))
                 for step in steps
             ],
         )

@@ -23,6 +23,7 @@ from selma.applications.subjects.records import (
 )
 from selma.applications.subjects.settings import SubjectSettings, SubjectsRun
 from selma.config import require_settings
+from selma.image_places import image_of
 from selma.pipeline import Stages, opened
 from selma.records.adapters import AppliedAdapter
 from selma.records.benchmarks import BenchmarkPrompt
@@ -251,7 +252,7 @@ class _Run:
         from selma.image_files import open_image
 
         # At the generated images' size, so that distances have one scale.
-        image = generated[BASE, self.subjects[0].name, 0] / f"{prompts[0].id}.png"
+        image = image_of(generated[BASE, self.subjects[0].name, 0], prompts[0].id)
         px = open_image(image).width
         return real_row({n: r.among_themselves(px) for n, r in real.items()}, **bootstrap)
 

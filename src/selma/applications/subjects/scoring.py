@@ -23,9 +23,10 @@ from selma.backbones.perception.likeness import ImageFeatures, TextFeatures, loa
 from selma.backbones.perception.lpips import Perception, distances, load_perception
 from selma.errors import DataError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
+from selma.image_places import image_of
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.row_files import Row, fill_rows
-from selma.workspace import SCORES, Workspace, file_sha256, inside, manifest, read_lines
+from selma.workspace import SCORES, Workspace, file_sha256, manifest, read_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -207,7 +208,7 @@ def measured(images: Sequence[Image.Image], ids: Sequence[str], text: str, real:
 
 
 def _open(folder: Path, name: str) -> Image.Image:
-    return open_image(inside(folder, f"{name}.png"), remedy=REMEDY_FOR_GENERATED)
+    return open_image(image_of(folder, name), remedy=REMEDY_FOR_GENERATED)
 
 
 def _off_diagonal_mean(square: Tensor) -> float:

@@ -18,6 +18,7 @@ from PIL import Image
 from selma.backbones.perception.features import see_all
 from selma.errors import DataError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
+from selma.image_places import image_of
 from selma.record_files import read_record
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.rows import Distance
@@ -28,7 +29,6 @@ from selma.workspace import (
     Item,
     Workspace,
     file_sha256,
-    inside,
     manifest,
     recipe_key,
     write_json,
@@ -85,7 +85,7 @@ def quality_items(
         if not item.done:
             started = time.monotonic()
             seen = _see(encoder, good, "good images") if seen is None else seen
-            paths = [inside(images[model], f"{prompt.id}.png") for prompt in benchmark_prompts]
+            paths = [image_of(images[model], prompt.id) for prompt in benchmark_prompts]
             _make(item, benchmark_prompts, _see(encoder, paths, model), seen)
             seconds = round(time.monotonic() - started, 3)
             folder.journal(SCORES, what=f"quality: {model}", seconds=seconds)
