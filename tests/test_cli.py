@@ -64,7 +64,7 @@ def test_help_has_a_sentence_for_each_command() -> None:
     for name in (
         *("run", "prompts", "images", "experts", "merge", "score", "report"),
         *("convert", "status", "check", "generate", "toybox", "study", "questions", "data"),
-        *("bases", "card", "push", "memory", "inspect"),
+        *("bases", "card", "push", "memory", "plan", "inspect"),
     ):
         assert any(
             line.split()[:1] == [name] and len(line.split()) > 4 for line in shown.splitlines()

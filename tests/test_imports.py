@@ -26,6 +26,7 @@ LAYERS: tuple[set[str], ...] = (
         "folder_lock",
         "screen",
         "rich_screen",
+        "devices",
     },
     {
         "workspace",
@@ -48,7 +49,7 @@ LAYERS: tuple[set[str], ...] = (
     {"engines"},
     {"finished", "runfile", "preflight", "capacity", "dev_score"},
     {"pipeline"},
-    {"status"},
+    {"status", "planning"},
     {"outputs"},
     {"console", "web"},
     {"applications"},

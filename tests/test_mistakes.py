@@ -24,6 +24,10 @@ MISTAKES: list[tuple[str, int, str]] = [
     ("check good.yaml good.yaml", 2, "unexpected extra argument"),
     ("memory good.yaml --limit x", 2, "'--limit'"),
     ("memory good.yaml --limit -1", 2, "'--limit'"),
+    ("plan good.yaml", 2, "Missing option '--kind'"),
+    ("plan good.yaml --kind abacus", 2, "must be a kind of device (l40, l40s, a100, h100, h200"),
+    ("plan good.yaml --kind cpu --gpus 0", 2, "'--gpus'"),
+    ("plan good.yaml --kind h100 --measure", 2, "but --kind is h100"),
     (
         "status nosuch",
         5,

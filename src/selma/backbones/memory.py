@@ -263,6 +263,15 @@ def image_operations(parts: Parts, *, steps: int, guided: bool) -> tuple[int, in
         return step, steps * step + operations(lambda: decoded(parts, 1))
 
 
+@cache
+def encoding_operations(parts: Parts) -> int:
+    """Of an image's latents, where they are encoded by themselves."""
+    side = parts.image_px
+    with torch.no_grad(), widened(parts):
+        image = torch.empty(1, 3, side, side, dtype=parts.vae_dtype, device="meta")
+        return operations(lambda: parts.family.moments(parts.vae, image))
+
+
 def _line(work: Callable[[int], Callable[[], Any]]) -> tuple[int, int]:
     """Peak bytes as a part that is fixed and one for each image."""
     return straight(peak(work(1)), peak(work(2)))

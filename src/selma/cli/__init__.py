@@ -50,6 +50,7 @@ for command in (
     stages.status,
     stages.check,
     stages.memory,
+    stages.plan,
     adapters.generate,
     adapters.convert,
     adapters.inspect,

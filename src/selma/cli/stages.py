@@ -11,6 +11,7 @@ from selma.cli.loading import load
 from selma.console import (
     Config,
     Folder,
+    Json,
     Keep,
     Shard,
     show_benchmark_length,
@@ -154,3 +155,38 @@ def memory(
             print_memory(needs, changes, most, Screen())
         if not isinstance(base, ServedBase):
             print_computing(computing(runs[names[0]], shapes=shapes), Screen())
+
+
+def plan(
+    config: Config,
+    kind: Annotated[
+        str, typer.Option(help="Of device: l40, l40s, a100, h100, h200, rtx4090 or cpu (a thread).")
+    ],
+    gpus: Annotated[int, typer.Option(min=1, max=100_000, help="How many of them.")] = 1,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Of cpu: time this machine, for its own peak.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Estimate what a run takes before it starts: arithmetic, hours, disk, requests and money."""
+    from functools import cache
+
+    from selma import devices
+    from selma.applications.loading import runs_of
+    from selma.backbones.memory import parts_of
+    from selma.planning import plan as planned
+    from selma.planning.table import print_plan
+    from selma.rich_screen import Screen
+    from selma.workspace import write_json
+
+    device = devices.DEVICES.find(kind, setting="--kind")
+    if measure:
+        device = devices.measured(device)
+    shapes = cache(parts_of)
+    plans = {n: planned(run, device, gpus, shapes=shapes) for n, run in runs_of(config).items()}
+    for name, each in plans.items():
+        if len(plans) > 1:
+            say(f"{name}, by itself:")
+        print_plan(each, Screen())
+    if json is not None:
+        write_json(json, {name: each.as_json() for name, each in plans.items()})

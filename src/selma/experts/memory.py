@@ -101,6 +101,14 @@ def _attached(parts: Parts, config: ExpertsConfig) -> Iterator[list[nn.Parameter
         kind.detach(parts.denoiser)
 
 
+def adapter_size(parts: Parts, config: ExpertsConfig) -> tuple[int, int]:
+    """How many weights an adapter has, and how many multiplications make its weight deltas of them,
+    as if each layer were as high as wide."""
+    with _attached(parts, config) as factors:
+        deltas = sum(factor.numel() * max(factor.shape, default=1) for factor in factors) // 2
+        return sum(factor.numel() for factor in factors), deltas
+
+
 def _trained(factors: Sequence[nn.Parameter]) -> int:
     """Bytes of the trained weights and their moments."""
     return (1 + MOMENTS) * sum(factor.nbytes for factor in factors)
@@ -113,7 +121,7 @@ def mixture_need(
     are frozen, and gates, a rank-th of A, are trained."""
     assert isinstance(config.adapter, LoraConfig)
     shared = {name: getattr(training, name) for name in TrainingConfig.model_fields}
-    wide = _together(config, experts).model_copy(update=shared)
+    wide = together(config, experts).model_copy(update=shared)
     need = training_need(parts, wide)
     factors = need.trained // (1 + MOMENTS)  # float32, as many bytes of gradients among the fixed
     gates = factors // (2 * config.adapter.rank)
@@ -128,12 +136,12 @@ def mixture_need(
 
 def mixed_weights(parts: Parts, config: ExpertsConfig, *, experts: int) -> int:
     """Bytes of a mixture's factors, which lie beside the base in its precision."""
-    with _attached(parts, _together(config, experts)) as factors:
+    with _attached(parts, together(config, experts)) as factors:
         return sum(factor.numel() for factor in factors) * parts.dtype.itemsize
 
 
-def _together(config: ExpertsConfig, experts: int) -> ExpertsConfig:
-    """Of an adapter as wide as these experts' side by side, trained by the paper's loss."""
+def together(config: ExpertsConfig, experts: int) -> ExpertsConfig:
+    """Settings of an adapter as wide as these experts' together, trained by the paper's loss."""
     assert isinstance(config.adapter, LoraConfig)
     wide = config.adapter.model_copy(update={"rank": config.adapter.rank * experts})
     return config.model_copy(update={"adapter": wide, "objective": DenoisingObjective()})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.backbones.hub import file_digest
+from selma.backbones.judges.computing import Answering, of_local, of_toybox
 from selma.backbones.judges.judge import Judge, Scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge
 from selma.backbones.packages import CheckedKind
@@ -39,6 +40,8 @@ class JudgeKind(CheckedKind):
     known."""
     spells: bool = False
     """Whether it tells how likely an answer's spellings are: see `judge.Speller`."""
+    computing: Callable[[Any, int], Answering | None] = lambda judge, image_px: None
+    """(settings, side of the images) → what it computes; None where that is not known."""
 
 
 def _toybox(name: str) -> JudgeKind:
@@ -50,6 +53,7 @@ def _toybox(name: str) -> JudgeKind:
         chooses=False,
         spells=True,
         look=lambda judge, key: missing_weights(part, key),
+        computing=lambda judge, image_px: of_toybox(weights_of(part)),
     )
 
 
@@ -140,6 +144,7 @@ JUDGES = Table(
             spells=True,
             look=_look_local,
             known=lambda judge: KNOWN.get(judge.model, ""),
+            computing=of_local,
         ),
         JudgeKind(
             "openai",

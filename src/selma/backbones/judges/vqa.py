@@ -44,6 +44,12 @@ _TYPES = {
 }
 _CHAT = ("AutoModelForImageTextToText", "yes_or_no")
 
+
+def class_of(model_type: str) -> str:
+    """The class of transformers that answers questions with a model of this type."""
+    return _TYPES.get(model_type, _CHAT)[0]
+
+
 MPLUG = (
     "mPLUG-large exists only in modelscope, with code of its own that selma does not run. "
     "Salesforce/blip-vqa-capfilt-large is the nearest in kind, Salesforce/blip2-flan-t5-xl the "

@@ -42,6 +42,8 @@ class LanguageKind(CheckedKind):
     """Whether replies can be held to prompts.lexicon."""
     gives_likelihoods: bool = False
     """Whether the model says how likely a text is (`LocalModel.likelihoods`)."""
+    weights: Callable[[Any], int | None] = lambda backend: None
+    """How many it has, told without loading it, for a plan; None where that is not known."""
 
 
 def load_language_model(
@@ -97,6 +99,20 @@ def _look_local(backend: LocalLLM, key: str) -> Iterator[str]:
         )
 
 
+def _local_weights(backend: LocalLLM) -> int | None:
+    if backend.model == "smollm2":
+        return 134_515_008
+    if not Path(backend.model).is_dir():  # the Hub is not asked for a plan
+        return None
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(backend.model, local_files_only=True)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)
+    return sum(weight.numel() for weight in network.parameters())
+
+
 def _load_served(backend: ServedLLM, note: Note | None, spent: float) -> LanguageModel:
     from selma.backbones.language.served import ServedModel
 
@@ -122,6 +138,7 @@ LANGUAGE_MODELS: Table[LanguageKind] = Table(
             takes_grammar=True,
             gives_likelihoods=True,
             look=_look_local,
+            weights=_local_weights,
         ),
         LanguageKind(
             name="openai",

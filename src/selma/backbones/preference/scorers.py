@@ -19,6 +19,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from selma.backbones.hub import find_device
+from selma.backbones.judges.computing import counted
 from selma.backbones.judges.judge import Scorer
 from selma.backbones.judges.loading import load_scorer
 from selma.backbones.packages import CheckedKind
@@ -82,6 +83,8 @@ class ScorerKind(CheckedKind):
     settings: type[ScorerSettings] = PreferenceConfig
     family: Family | None = None
     """Of a network; its `convert` is what `selma score convert` calls."""
+    operations: int | None = None
+    """Floating-point operations of an image with its text; None where they differ by the model."""
 
 
 _HPS_KNOWN = (
@@ -160,15 +163,24 @@ def _network(
     return ScorerKind(kind, load, look=_network_mistakes, family=family, **row)
 
 
-_FTFY = {"package": "ftfy", "install": "selma[scores]"}
+_VIT_H = 2 * 12 * (32 * 1280**2 * 257 + 24 * 1024**2 * 77)
+"""Of CLIP ViT-H/14: 12 squares of its width in each layer, at each patch and token."""
+_BLIP_L = 2 * 12 * (24 * 1024**2 * 197 + 12 * 768**2 * imagereward.TOKENS)
+"""Of ImageReward's BLIP, whose text looks at the patches in each layer, too."""
+_BLIP_L += 2 * 12 * 2 * 768 * 1024 * 197
+_HPS_ROW: dict[str, Any] = {
+    "package": "ftfy",
+    "install": "selma[scores]",
+    "operations": _VIT_H,
+}
 SCORERS = Table(
     "preference scorer",
     "selma.scorers",
     [
-        _network("pickscore", _PICKSCORE),
-        _network("hps_v2", _hps("2.0"), antialias=partial(_hps, "2.0"), **_FTFY),
-        _network("hps_v2.1", _hps("2.1"), antialias=partial(_hps, "2.1"), **_FTFY),
-        _network("imagereward", _IMAGEREWARD),
+        _network("pickscore", _PICKSCORE, operations=_VIT_H),
+        _network("hps_v2", _hps("2.0"), antialias=partial(_hps, "2.0"), **_HPS_ROW),
+        _network("hps_v2.1", _hps("2.1"), antialias=partial(_hps, "2.1"), **_HPS_ROW),
+        _network("imagereward", _IMAGEREWARD, operations=_BLIP_L),
         _network("clip", _CLIP),
     ],
 )
@@ -196,6 +208,15 @@ def load_image_scorer(setting: str | ScorerSettings) -> Scorer:
     """What scores an image against its text: toybox's CLIP by name, or a preference scorer. Raises
     ModelError or ConfigError."""
     return load_scorer(setting) if isinstance(setting, str) else load_preference(setting)
+
+
+def scorer_operations(setting: str | ScorerSettings) -> int | None:
+    """Floating-point operations of an image with its text; None where they are not known. Raises
+    ModelError or ConfigError."""
+    if isinstance(setting, ScorerSettings):
+        return SCORERS.find(setting.kind, setting="scores.preferences.kind").operations
+    scorer, image = load_scorer(setting), Image.new("RGB", (64, 64))
+    return counted(lambda: scorer.score([image], ["a red circle"]))
 
 
 class NetworkScorer:
