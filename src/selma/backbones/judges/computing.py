@@ -12,6 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from selma.backbones.judges.judge import Judge
 from selma.config.scores import LocalJudge
 from selma.errors import ModelError
 
@@ -80,17 +83,11 @@ def of_local(judge: LocalJudge, image_px: int) -> Answering | None:
         ) from error
 
 
-@cache
-def of_toybox(folder: Path) -> Answering:
-    """Of one of toybox's judges: it is so small that it is run, and its operations counted."""
-    import torch
-
-    from selma.toybox.judges import load_vqa
-
-    network = load_vqa(folder)
-    image = counted(lambda: network.encode(torch.zeros(1, 3, 64, 64)))
-    seen = network.encode(torch.zeros(1, 3, 64, 64))
-    return Answering(image, counted(lambda: network.answer(seen, ["is there a red circle?"])))
+def of_small(judge: Judge) -> Answering:
+    """Of a judge that is so small that it is asked, and its operations are counted."""
+    blank, question = [Image.new("RGB", (64, 64))], ["is there a red circle?"]
+    image = counted(lambda: judge.answer(blank, [[]]))
+    return Answering(image, counted(lambda: judge.answer(blank, [question])) - image)
 
 
 def counted(work: Callable[[], Any]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.backbones.hub import file_digest
-from selma.backbones.judges.computing import Answering, of_local, of_toybox
+from selma.backbones.judges.computing import Answering, of_local, of_small
 from selma.backbones.judges.judge import Judge, Scorer
 from selma.backbones.judges.toybox import ClipScorer, ToyboxJudge
 from selma.backbones.packages import CheckedKind
@@ -53,7 +53,7 @@ def _toybox(name: str) -> JudgeKind:
         chooses=False,
         spells=True,
         look=lambda judge, key: missing_weights(part, key),
-        computing=lambda judge, image_px: of_toybox(weights_of(part)),
+        computing=lambda judge, image_px: of_small(ToyboxJudge(name, weights_of(part))),
     )
 
 
@@ -135,6 +135,7 @@ JUDGES = Table(
             folder=lambda judge: weights_of("segmenter"),
             chooses=False,
             look=lambda judge, key: missing_weights("segmenter", key),
+            computing=lambda judge, image_px: of_small(_load_regions(judge, setting="")),
         ),
         JudgeKind(
             "transformers",
