@@ -3,26 +3,38 @@
     .venv/bin/python bench/million.py prompts        # the filters, 10 skills of 100,000 captions
     .venv/bin/python bench/million.py prompts --captions 10000
     .venv/bin/python bench/million.py scores     # answers, verdicts, intervals, a report's cards
+    .venv/bin/python bench/million.py files      # a run's images: made up, looked at, gone on with
 
 All is made up. Seconds are the CPU's; memory is the largest that the process held.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import starmap
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from novelty import by_zipf
+from PIL import Image
 
 from selma.backbones.language.model import Reply
+from selma.config import RunConfig
 from selma.config.prompts import PromptsConfig
+from selma.image_places import make_folders
+from selma.images import generating
+from selma.manifests import sizes_only
+from selma.pipeline import Stages
 from selma.prompts.pool import PromptPool
 from selma.prompts.skills import load_skills
 from selma.records.benchmarks import BenchmarkPrompt, Question, repeated
@@ -33,6 +45,8 @@ from selma.scores.counting import count
 from selma.scores.measures import DSG
 from selma.scores.model_score import ModelIntervals, Role
 from selma.scores.scoring import with_verdicts
+from selma.status import statuses
+from selma.workspace import STAGES, Workspace
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -139,6 +153,84 @@ def answer_rows(asked: Sequence[BenchmarkPrompt], model: int) -> Iterator[dict[s
             for q in prompt.questions
         ]
         yield {"prompt": prompt.id, "answers": answers}
+
+
+@app.command()
+def files(
+    skills: Annotated[int, typer.Option(min=1)] = 10,
+    images: Annotated[int, typer.Option(min=1, help="Of each skill.")] = 100_000,
+    folder: Annotated[Path | None, typer.Option(help="Kept, and looked at if it is there.")] = None,
+) -> None:
+    """Make a run's prompts and images up, look at it as `status` does, and go on with it."""
+    with TemporaryDirectory() as temporary:
+        root = folder or Path(temporary, "run")
+        names = [f"coco{n}" for n in range(skills)]
+        captions = root.with_name("captions")
+        captions.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            lines = "".join(f"{name}: caption number {n} of many\n" for n in range(images))
+            captions.joinpath(f"{name}.txt").write_text(lines)
+        config = RunConfig.model_validate(
+            {
+                "name": "million",
+                "folder": root,
+                "prompts": {
+                    "skills": names,
+                    "per_skill": images,
+                    "source": {"kind": "file", "path": str(captions)},
+                    "novelty": {"threshold": 1},
+                    "contamination_threshold": None,
+                },
+                "scores": {"benchmark": "toybox"},
+            }
+        )
+        if not root.exists():
+            with measured(f"{skills * images} prompts and images made up"):
+                make_up(config)
+        subprocess.run([sys.executable, __file__, "look", root / "config.json"], check=True)
+        most = max(len(each.folders) + len(each.files) for each in starmap(Walked, os.walk(root)))
+        print(f"the largest folder has {most} entries")
+
+
+@app.command()
+def look(config: Path) -> None:
+    """In a process of its own: `selma status`, and the first two stages again."""
+    run = RunConfig.model_validate_json(config.read_bytes())
+    with measured("status"):
+        found = statuses(run)
+    print({(s.stage, s.state): s.want for s in found if s.stage < "3"})
+    stages = Stages(run, Workspace(run.run_folder), make=[])
+    with measured("gone on with, by sizes"), sizes_only():
+        stages.generate_pairs(stages.write_prompts())
+    with measured("gone on with, by contents"):
+        stages.generate_pairs(stages.write_prompts())
+
+
+def make_up(config: RunConfig) -> None:
+    """What the first two stages leave, with images of one pixel instead of a model's."""
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "PNG")
+
+    def drawn(jobs: Sequence[generating.Job], *_: Any, **__: Any) -> dict[str, Any]:
+        make_folders(job.path for job in jobs)
+        for job in jobs:
+            job.path.write_bytes(file.getvalue())
+        return {"images": len(jobs), "seconds": 0.0}
+
+    generating.generate_missing = drawn
+    generating._tokens_cut = lambda jobs, model: [0] * len(jobs)
+    folder = Workspace(config.run_folder)
+    stages = Stages(config, folder, make=STAGES)
+    stages.generate_pairs(stages.write_prompts())
+    folder.root.joinpath("config.json").write_text(config.model_dump_json())
+
+
+class Walked(NamedTuple):
+    """What `os.walk` tells of a folder."""
+
+    path: str
+    folders: list[str]
+    files: list[str]
 
 
 if __name__ == "__main__":

@@ -61,7 +61,16 @@ def each_row(
     With `repair`, a torn last line (a crash while appending) is cut off the file. Any other damage
     is a DataError with its line number, or as in `read_record`.
     """
+    read = _adapter(cast(Any, shape)).validate_json if _is_record(shape) else None
     for number, line in _lines(path, repair):
+        if read is not None:  # in one step, twice as fast; what it refuses is told by the others
+            try:
+                record = read(line)
+            except ValidationError:
+                pass
+            else:
+                yield record
+                continue
         value, fault = _parsed(line)
         if not fault:
             value, fault = _shaped(value, shape)
@@ -150,7 +159,7 @@ def _parsed(data: bytes) -> tuple[Any, str]:
 
 def _shaped(value: Any, shape: Any) -> tuple[Any, str]:
     """The value as the shape has it: a record, or the very value. Or what is wrong."""
-    is_record = isinstance(shape, type) and issubclass(shape, BaseModel)
+    is_record = _is_record(shape)
     if not isinstance(value, dict) and get_origin(shape) is not list:
         return None, f"must be one JSON object, but is {value!r:.80}"
     try:
@@ -164,6 +173,10 @@ def _shaped(value: Any, shape: Any) -> tuple[Any, str]:
     except RecursionError:
         return None, "is nested too deeply"
     return (read if is_record else value), ""
+
+
+def _is_record(shape: Any) -> bool:
+    return isinstance(shape, type) and issubclass(shape, BaseModel)
 
 
 @cache

@@ -51,6 +51,7 @@ APPLICATIONS: Table[Application] = Table(
         Application("hps", "selma.applications.hps.command"),
         Application("judges", "selma.applications.judges.command"),
         Application("publishing", "selma.applications.publishing.command"),
+        Application("exporting", "selma.applications.exporting.command"),
         Application("study", "selma.applications.study.command"),
         Application("serving", "selma.applications.serving.command"),
         Application(

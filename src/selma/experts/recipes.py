@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from selma.backbones.base_files import base_fingerprint
 from selma.config.experts import ExpertsConfig, TrainingConfig
 from selma.config.networks import BaseConfig
 from selma.experts.fitting import OWN, Fitting
+from selma.manifests import DEEPEST
 from selma.records.images import Pair
 from selma.workspace import file_sha256, manifest, recipe_key
 
@@ -84,20 +86,27 @@ def encoding_recipe(expert: dict[str, Any], *, flip: bool) -> dict[str, Any]:
 def image_digests(pairs: Sequence[Pair]) -> list[str]:
     """sha256 of each image: as its folder's manifest has it, else of the file."""
     manifests: dict[Path, dict[str, str]] = {}
+    roots: dict[str, Path] = {}
     digests = []
     for pair in pairs:
-        root = item_folder(pair.image)
+        above = str(pair.image).rpartition(os.sep)[0]
+        if (root := roots.get(above)) is None:
+            root = roots[above] = item_folder(pair.image)
         if root not in manifests:
             manifests[root] = _manifest(root)
-        name = pair.image.relative_to(root).as_posix()
+        # A path below the root, cut off as text: there may be a million.
+        name = str(pair.image)[len(str(root)) + 1 :].replace(os.sep, "/")
         digests.append(manifests[root].get(name) or file_sha256(pair.image))
     return digests
 
 
 def item_folder(image: Path) -> Path:
-    """The folder of the item that an image is of: its own if that is one, else the one above."""
-    own = image.parent
-    return own if (own / "manifest.json").is_file() else own.parent
+    """The folder of the item that an image is of: the nearest above it that has a manifest, else
+    the one above its own."""
+    for folder in image.parents[:DEEPEST]:
+        if (folder / "manifest.json").is_file():
+            return folder
+    return image.parent.parent
 
 
 def _manifest(root: Path) -> dict[str, str]:

@@ -42,14 +42,19 @@ def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:
     of = {prompt.id: prompt for prompt in prompts}
     train = folder / "train"
     pairs, path_of = [], insider(train)
+    known, top = manifest(folder).get("files", {}), train.resolve()
+    # What a finished item's manifest lists has been looked at. There may be a million.
     for row in each_row(train / METADATA, MetadataRow):
-        image, prompt = path_of(row["file_name"]), of.get(row["prompt_id"])
+        name, prompt = row["file_name"], of.get(row["prompt_id"])
+        listed = f"train/{name}" in known and ".." not in name
+        image = Path(f"{top}/{name}") if listed else path_of(name)
         if prompt is None or prompt.text != row["text"]:
             raise DataError(
                 f"{train / METADATA} must name this run's prompts, but has {quoted(row['text'])}. "
                 f"Remove {folder} to have it generated again."
             )
-        there(image)
+        if not listed:
+            there(image)
         pairs.append(
             Pair(prompt=prompt, image=image, seed=row["seed"], tokens_cut=row["tokens_cut"])
         )
