@@ -19,15 +19,16 @@ from selma.config.networks import BaseConfig
 from selma.errors import DataError
 from selma.finished import begun
 from selma.manifests import read_manifest
-from selma.record_files import read_record, read_rows, readable_rows
+from selma.record_files import json_text, read_record, read_rows, readable_rows
 from selma.records import rows
 from selma.records.prompts import Prompt
 from selma.records.scores import Scorecard
 from selma.report.pages import read_pages
+from selma.row_files import write_rows
 from selma.scores.hps import read_hps_prompts
 from selma.scores.tifa import read_tifa
 from selma.textfiles import json_rows
-from selma.workspace import JournalLine, Workspace
+from selma.workspace import JournalLine, Workspace, append_lines, write_json
 
 REPLY = {"text": "a", "prompt_tokens": 3, "reply_tokens": 4, "truncated": False, "cost": 0.1}
 QUESTION = {"id": "1", "text": "is it a dog?", "category": "object"}
@@ -86,6 +87,38 @@ def test_rows_of_another_shape_are_refused(tmp_path: Path, shape: Any, attack: A
     path.write_bytes(json.dumps(SAMPLES[shape]).encode() + b"\n" + b'{"x": }\n')
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2 must be"):
         read_rows(path, shape)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"yes": 7000.0},
+        {"yes": -0.1},
+        {"yes": float("nan")},
+        {"first": [["four", 8.0]]},
+        {"first": [["four", "4"]]},
+        {"first": [[0.5, 0.5]]},
+    ],
+)
+def test_an_answer_has_no_probability_outside_0_to_1(tmp_path: Path, wrong: Any) -> None:
+    path = tmp_path / "answers.jsonl"
+    answer = {"question": "1", "text": "yes", "yes": 0.5, "first": [["four", 0.5]]}
+    path.write_text(json.dumps({"prompt": "p", "answers": [answer]}) + "\n", "utf-8")
+    assert read_rows(path, rows.PromptAnswers)
+    path.write_text(json.dumps({"prompt": "p", "answers": [answer | wrong]}) + "\n", "utf-8")
+    with pytest.raises(DataError, match=r"line 1 must have the shape of its kind, but at answers"):
+        read_rows(path, rows.PromptAnswers)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_nothing_is_written_that_json_does_not_have(tmp_path: Path, number: float) -> None:
+    path = tmp_path / "scores"
+    value = {"a": 1.0, "per": [{"b": number}]}
+    for write in (write_json, lambda p, v: append_lines(p, [v]), lambda p, v: write_rows(p, [v])):
+        with pytest.raises(DataError, match=r"but per\.0\.b is none"):
+            write(path, value)
+        assert not path.exists()
+    assert json_text({"a": [1.5, "ä"]}) == '{"a": [1.5, "ä"]}'
 
 
 @pytest.mark.parametrize("shape", [rows.Distance, rows.DiagnosticsFile, rows.HpsScores])

@@ -4,8 +4,9 @@ that names file and line."""
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_origin
@@ -109,6 +110,33 @@ def require_shape(value: Any, shape: type[Shape]) -> Shape:
     if fault:
         raise ValueError(fault)
     return cast(Shape, read)
+
+
+def json_text(value: Any, **style: Any) -> str:
+    """The value as JSON, each character as it is. style: as `json.dumps` has it. Raises DataError
+    for a number that JSON does not have."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, **style)
+    except ValueError as error:
+        at = next(_without_number(value, ()), None)
+        if at is None:
+            raise
+        raise DataError(
+            f"Only finite numbers can be written as JSON, but {place(at)} is none (nan or "
+            "infinite). Nothing was written; whatever made it is at fault."
+        ) from error
+
+
+def _without_number(value: Any, at: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    """Where in a value a number is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield at
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _without_number(part, (*at, str(key)))
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from _without_number(part, (*at, number))
 
 
 def cut_torn_line(path: Path) -> None:

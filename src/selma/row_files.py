@@ -14,7 +14,7 @@ from selma import processes
 from selma.disk import regular
 from selma.errors import DataError, LeftToOthers
 from selma.progress import progress
-from selma.record_files import each_row, read_lines, write_lines
+from selma.record_files import each_row, json_text, read_lines, write_lines
 from selma.workspace import append_lines
 
 CHUNK = 32
@@ -167,7 +167,7 @@ def _in_threads(
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """All rows in one file, whole or not at all."""
-    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    lines = (json_text(row, sort_keys=True) + "\n" for row in rows)
     write_lines(path, (line.encode() for line in lines))
 
 

@@ -47,7 +47,7 @@ from selma.manifests import file_sha256 as file_sha256
 from selma.paths import AnyPath, as_path
 from selma.plurals import counted
 from selma.progress import warn
-from selma.record_files import cut_torn_line, readable_rows
+from selma.record_files import cut_torn_line, json_text, readable_rows
 from selma.record_files import read_lines as read_lines
 from selma.versions import ENTRY as VERSIONS
 from selma.versions import differ_by_version_alone, difference, kept, versions
@@ -134,9 +134,7 @@ def whole_recipe(stage: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_json(path: AnyPath, value: Any) -> None:
     path = as_path(path)
-    write_bytes(
-        path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-    )
+    write_bytes(path, (json_text(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -157,7 +155,7 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 
 def append_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines in one write, flushed to disk before this returns: one wait for the disk."""
-    lines = [json.dumps(value, sort_keys=True, ensure_ascii=False) + "\n" for value in values]
+    lines = [json_text(value, sort_keys=True) + "\n" for value in values]
     append_bytes(path, "".join(lines).encode())
 
 

@@ -16,7 +16,7 @@ from selma.backbones.judges.loading import load_judge
 from selma.backbones.judges.served import ServedVqaJudge
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import ServedJudge
-from selma.errors import BackendError, ConfigError
+from selma.errors import BackendError, ConfigError, ModelError
 
 RED, BLUE = Image.new("RGB", (8, 6), "red"), Image.new("RGB", (8, 6), "blue")
 
@@ -140,3 +140,29 @@ def test_the_fingerprint_knows_what_can_be_known() -> None:
     assert judge(script).fingerprint == mine
     script.url = "http://elsewhere:1/v1"
     assert judge(script).fingerprint != mine
+
+
+def tells(told: Any) -> Act:
+    """Says yes, with this for a log-probability."""
+
+    def act(handler: Any, asked: dict[str, Any]) -> None:
+        body = completion("Yes")
+        tokens = [{"token": "Yes", "logprob": told, "bytes": None},
+                  {"token": "No", "logprob": -5.0, "bytes": None}]  # fmt: skip
+        body["choices"][0]["logprobs"] = {"content": [tokens[0] | {"top_logprobs": tokens}]}
+        send(handler, 200, json.dumps(body).encode())
+
+    return act
+
+
+@pytest.mark.parametrize("told", [1e9, 3.0, math.nan, "likely"])
+def test_an_impossible_probability_of_yes_is_the_servers_mistake(told: Any) -> None:
+    with serving(Script(tells(told))) as script, pytest.raises(ModelError, match="logprobs to fal"):
+        judge(script).answer([RED], [["Is it?"]])
+
+
+def test_a_probability_of_yes_that_is_not_told_is_none() -> None:
+    with serving(Script(tells(None))) as script:
+        assert judge(script).answer([RED], [["Is it?"]]) == [[("Yes", None)]]
+    with serving(Script(tells(1e-6))) as script:
+        assert judge(script).answer([RED], [["Is it?"]]) == [[("Yes", 0.9933)]]

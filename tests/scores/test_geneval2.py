@@ -12,7 +12,7 @@ import pytest
 import tiny_judges
 import torch
 from PIL import Image
-from scripted import Script, completion, send, serving
+from scripted import Act, Script, completion, send, serving
 
 from selma.applications.evaluation.dsg import DsgRules
 from selma.applications.evaluation.images import score_images
@@ -222,3 +222,80 @@ def test_a_served_judge_tells_what_its_server_lists() -> None:
         judge = ServedVqaJudge(ServedJudge(base_url=script.url, **settings), first_wait_s=0.01)
         with pytest.raises(ModelError, match="tells no probability of its answer's first word"):
             judge.spell([Image.new("RGB", (8, 8))], [[question]])
+
+
+def tells(content: Any, text: str = "four") -> Act:
+    """A server with these first tokens: of each the text and the log-probability, likeliest first;
+    or whatever else it has as `content`."""
+
+    def act(handler: Any, asked: dict[str, Any]) -> None:
+        body = completion(text)
+        if asked.get("logprobs"):
+            if content and isinstance(content[0], tuple):
+                tokens = [{"token": t, "logprob": p, "bytes": None} for t, p in content]
+                told = [tokens[0] | {"top_logprobs": tokens}]
+            else:
+                told = content
+            body["choices"][0]["logprobs"] = {"content": told, "refusal": None}
+        send(handler, 200, json.dumps(body).encode())
+
+    return act
+
+
+FOUR = Spelled("How many? Answer in one word.", ("four", " four", "4", " 4"))
+
+
+def told_by(act: Act) -> tuple[str, list[tuple[str, float]]]:
+    settings = {"model": "m", "timeout_s": 5.0, "max_attempts": 2}
+    with serving(Script(act)) as script:
+        judge = ServedVqaJudge(ServedJudge(base_url=script.url, **settings), first_wait_s=0.01)
+        ((told,),) = judge.spell([Image.new("RGB", (8, 8))], [[FOUR]])
+    return told
+
+
+def test_a_blank_before_a_digit_is_a_spellings_first_token_on_a_server_too() -> None:
+    _, first = told_by(tells([("four", -0.7), (" ", -1.0)]))
+    assert first == [("four", 0.4966), ("", 0.0), ("", 0.0), ("", 0.3679)]
+    # " 4" as one token goes before the blank.
+    assert told_by(tells([(" 4", -0.1), (" ", -3.0)], "4"))[1][3] == (" 4", 0.9048)
+
+
+def test_probabilities_are_those_of_the_very_first_token() -> None:
+    def token(text: str, likely: list[tuple[str, float]]) -> dict[str, Any]:
+        listed = [{"token": t, "logprob": p, "bytes": None} for t, p in likely]
+        return {"token": text, "logprob": -0.1, "bytes": None, "top_logprobs": listed}
+
+    blank = token(" ", [(" ", -0.1), ("four", -3.0)])
+    four = token("4", [("4", 0.0)])
+    expected = [("four", 0.04979), ("", 0.0), ("", 0.0), ("", 0.9048)]
+    assert told_by(tells([blank, four], " 4"))[1] == expected
+    assert told_by(tells([blank], " ")) == ("", expected), "with nothing behind it"
+    line = token("\n", [("\n", 0.0)])
+    assert told_by(tells([line, four], "\n4"))[1][2] == ("4", 1.0), "the template's"
+
+
+def test_an_answer_of_nothing_is_unreadable_and_ends_no_run() -> None:
+    assert told_by(tells([], "")) == ("", [("", 0.0)] * 4)
+
+
+@pytest.mark.parametrize("told", [1e9, 3.0, 0.1, math.nan, math.inf, "likely"])
+def test_what_cannot_be_a_probability_is_the_servers_mistake(told: Any) -> None:
+    with pytest.raises(ModelError, match=r"between 0 and 1, but .*127\.0\.0\.1.* tells the log-pr"):
+        told_by(tells([("four", told), ("4", -2.0)]))
+
+
+def test_probabilities_that_sum_to_more_than_one_are_the_servers_mistake() -> None:
+    with pytest.raises(ModelError, match="sum to 2"):
+        told_by(tells([("four", 0.0), ("4", 0.0)]))
+
+
+def test_rounding_and_impossible_tokens_are_probabilities() -> None:
+    assert told_by(tells([("four", 1e-6), ("4", -math.inf)]))[1][0] == ("four", 1.0)
+    assert told_by(tells([("four", 1e-6), ("4", -9999.0)]))[1][2] == ("4", 0.0)
+
+
+def test_a_probability_that_is_not_told_is_none() -> None:
+    with pytest.raises(ModelError, match="tells no probability of its answer's first word"):
+        told_by(tells([("four", None)]))
+    with pytest.raises(ModelError, match="tells no probability of its answer's first word"):
+        told_by(tells([{"token": None}, 5, "four"]))

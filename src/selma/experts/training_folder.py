@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from selma.experts import checkpoints
 from selma.experts.finishing import LOG
 from selma.experts.learners import Learner
 from selma.experts.optimizing import Optimization
+from selma.record_files import json_text
 from selma.workspace import write_bytes
 
 
@@ -105,7 +105,7 @@ class TrainingFolder:
 
 def write_line(log: TextIO, line: Mapping[str, Any]) -> None:
     """Add a line to the log, for others to see at once."""
-    log.write(json.dumps(line) + "\n")
+    log.write(json_text(line) + "\n")
     log.flush()
 
 

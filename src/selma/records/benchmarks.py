@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 from selma.errors import DataError
-from selma.records.record import OutsideText, Record
+from selma.records.record import Chance, OutsideText, Record
 
 Value = TypeVar("Value")
 
@@ -91,9 +91,9 @@ class Answer(Record):
     question_id: str
     text: str
     """The raw answer, as the judge gave it."""
-    yes: float | None = None
+    yes: Chance | None = None
     """Probability of yes in [0, 1]; None if the judge gives none."""
-    first: tuple[tuple[str, float], ...] = ()
+    first: tuple[tuple[str, Chance], ...] = ()
     """Of each of the question's spellings the first token, "" if it tells nothing, and its
     probability; empty where the question has none."""
     verdict: Literal["yes", "no", "unreadable", "zeroed"] | None = None

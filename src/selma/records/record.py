@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from selma.texts import printable
 
@@ -13,6 +13,10 @@ class Record(BaseModel):
     """A frozen record; an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""A probability."""
 
 
 def _cleaned(value: Any) -> Any:

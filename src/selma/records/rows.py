@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import AfterValidator, ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # which Pydantic needs before Python 3.12
 
 from selma.records.benchmarks import Question
-from selma.records.record import Record
+from selma.records.record import Chance, Record
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -47,14 +47,22 @@ class QuestionRow(Record):
     dropped: str | None = None
 
 
-FirstTokenRow = Annotated[list[str | Number], Field(min_length=2, max_length=2)]
+def _is_first_token(row: list[str | float]) -> list[str | float]:
+    if not (isinstance(row[0], str) and not isinstance(row[1], str)):
+        raise ValueError("a token and its probability are wanted")
+    return row
+
+
+FirstTokenRow = Annotated[
+    list[str | Chance], Field(min_length=2, max_length=2), AfterValidator(_is_first_token)
+]
 """The first token of a spelling, and its probability."""
 
 
 class AnswerRow(TypedDict):
     question: str
     text: str
-    yes: Number | None
+    yes: Chance | None
     first: NotRequired[list[FirstTokenRow]]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from markupsafe import Markup
 
 from selma.config import ReportConfig
+from selma.record_files import json_text
 from selma.records.benchmarks import spaced
 from selma.records.images import Pair, over_token_limit
 from selma.records.pages import Page
@@ -61,7 +62,7 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
         return file if item.done and grid.is_file() and file.is_file() else item.begin()
     pages = read_pages(folder)
     page = render(findings, config, pages)
-    scores = (json.dumps(as_json(findings), indent=2, ensure_ascii=False) + "\n").encode()
+    scores = (json_text(as_json(findings), indent=2) + "\n").encode()
     # The page is left out of the manifest: it holds times, and manifests are equal for equal runs;
     # so are its numbers, which tell how a judge did that was checked later.
     if item.done and grid.is_file():

@@ -20,7 +20,15 @@ from typing import Any
 from PIL import Image
 
 from selma import row_files
-from selma.backbones.judges.judge import Chooser, Judge, Reader, Scorer, Spelled, Speller
+from selma.backbones.judges.judge import (
+    Chooser,
+    Judge,
+    Reader,
+    Scorer,
+    Spelled,
+    Speller,
+    possible,
+)
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.errors import DataError, ModelError
 from selma.image_files import REMEDY_FOR_GENERATED, open_image
@@ -288,7 +296,7 @@ def answered(
         {
             "prompt": prompt.id,
             "answers": [
-                {"question": question.id, "text": text, "yes": yes}
+                {"question": question.id, "text": text, "yes": possible(judge.name, yes)}
                 for question, (text, yes) in zip(prompt.questions, reply, strict=True)
             ],
         }
@@ -304,7 +312,12 @@ def _spelled(
         {
             "prompt": prompt.id,
             "answers": [
-                {"question": question.id, "text": text, "yes": None, "first": first}
+                {
+                    "question": question.id,
+                    "text": text,
+                    "yes": None,
+                    "first": [(token, possible(judge.name, chance)) for token, chance in first],
+                }
                 for question, (text, first) in zip(prompt.questions, reply, strict=True)
             ],
         }

@@ -93,6 +93,24 @@ def test_nothing_is_asked_twice(folder: Path, benchmark: str) -> None:
     assert len(names) == 2 and "images.jsonl" in names, "one judge's answers"
 
 
+def test_a_kept_probability_that_cannot_be_is_refused(folder: Path, benchmark: str) -> None:
+    run(folder, benchmark, ColourJudge("colours"))
+    answers = folder.with_name("images-answers")
+    (kept,) = set(answers.glob("*.jsonl")) - {answers / "images.jsonl"}
+    first, rest = kept.read_text("utf-8").split("\n", 1)
+    kept.write_text(json.dumps(json.loads(first) | {"yes": 70.0}) + "\n" + rest, "utf-8")
+    with pytest.raises(DataError, match=r"line 1 must have the shape .* at yes 70\.0 came"):
+        run(folder, benchmark, ColourJudge("colours"))
+
+
+def test_a_judge_of_impossible_probabilities_is_not_believed(folder: Path, benchmark: str) -> None:
+    judge = ColourJudge("colours")
+    answer = judge.answer
+    judge.answer = lambda *asked: [[(t, 8.0) for t, _ in row] for row in answer(*asked)]  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match=r"colours.* between 0 and 1, but 8\.0 came"):
+        run(folder, benchmark, judge)
+
+
 @pytest.mark.parametrize("stopped_after", [0, 32])
 def test_a_crash_costs_at_most_one_chunk(folder: Path, benchmark: str, stopped_after: int) -> None:
     stopped = ColourJudge("colours")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from selma.backbones.judges.judge import Judge
+from selma.backbones.judges.judge import Judge, possible
 from selma.image_files import OPENER, open_image
 from selma.progress import progress
 from selma.record_files import read_rows
@@ -94,7 +94,7 @@ class AnswerCache:
         rows = []
         for (digest, texts), answers in zip(wanted.items(), replies, strict=True):
             for question, (text, yes) in zip(texts, answers, strict=True):
-                known[digest, question] = (text, yes)
+                known[digest, question] = (text, possible(self._judge.name, yes))
                 rows.append({"image": digest, "question": question, "text": text, "yes": yes})
         append_lines(self._answers, rows)
 

@@ -18,7 +18,7 @@ from selma.applications.evaluation.answer_cache import AnswerCache, RawAnswer
 from selma.applications.evaluation.dsg import DsgRules, score_answers
 from selma.applications.evaluation.grids import cut_grids, grid_of
 from selma.backbones.judges import loading as judging
-from selma.backbones.judges.judge import Chooser, Judge, Spelled
+from selma.backbones.judges.judge import Chooser, Judge, Spelled, possible
 from selma.backbones.judges.wordings import MultipleChoice
 from selma.config.scores import (
     SHORT_JUDGES,
@@ -55,7 +55,7 @@ from selma.scores.describing import describe, known_of
 from selma.scores.networks import Loaders
 from selma.scores.soft import of_whole_prompts, soft_interval, soft_scores, whole_prompt_questions
 from selma.scores.tifa import match_choices
-from selma.texts import mistake_at
+from selma.texts import mistake_at, quoted
 
 
 def score_images(
@@ -259,6 +259,8 @@ class _KeyedSpeller:
     ) -> list[list[RawAnswer]]:
         asked = [[self._spelled[key] for key in keys] for keys in questions]
         told = self._judge.spell(images, asked)
+        for _, chance in (token for row in told for _, first in row for token in first):
+            possible(self.name, chance)
         return [[(json.dumps([text, first]), None) for text, first in row] for row in told]
 
 
@@ -267,9 +269,15 @@ def _spelling_key(question: Question) -> str:
 
 
 def _untold(answer: Answer) -> Answer:
-    """The answer of which a cached text tells."""
-    text, first = json.loads(answer.text)
-    return answer.model_copy(update={"text": text, "first": tuple(map(tuple, first))})
+    """The answer of which a cached text tells. Raises DataError if it tells none."""
+    try:
+        text, first = json.loads(answer.text)
+        return Answer.model_validate(answer.model_dump() | {"text": text, "first": first})
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"A kept answer about prompt {answer.prompt_id} must tell a text and probabilities, "
+            f"but is {quoted(answer.text)}. Remove its line to have it asked for again."
+        ) from error
 
 
 def _offer_key(words: str) -> Callable[[Question], str]:

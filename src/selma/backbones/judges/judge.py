@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from PIL import Image
 
 from selma.backbones.judges.wordings import MultipleChoice
+from selma.errors import ModelError
+from selma.texts import quoted
 
 NOT_READ = "not read"
 """In place of an answer to a question that a judge knows it cannot read."""
@@ -105,6 +107,17 @@ class Scorer(Protocol):
     def fingerprint(self) -> str: ...
 
     def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]: ...
+
+
+def possible(name: str, chance: float | None) -> float | None:
+    """A probability that the judge of this name tells, or None. Raises ModelError for a number
+    that is none."""
+    if chance is None or 0 <= chance <= 1:
+        return chance
+    raise ModelError(
+        f"The judge {name} must tell probabilities between 0 and 1, but {quoted(chance)} "
+        "came. Mend it, or name another judge."
+    )
 
 
 def parts(count: int, size: int) -> Iterator[slice]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -24,11 +25,14 @@ from selma.config.scores import ServedJudge, judge_name
 from selma.errors import ModelError
 from selma.image_files import png_bytes
 from selma.image_modes import plain_rgb
+from selma.texts import quoted
 from selma.workspace import recipe_key
 
 _DIGITS = 4
 _MOST_OF_A_IMAGE = 4096  # tokens; beyond what servers count for one image, for limits on cost
 _LISTED = 20  # likeliest first tokens; the most that OpenAI lists
+_ROUNDING = 0.01
+"""What listed probabilities may be above 1 by, as they come in half precision."""
 
 
 class ServedVqaJudge:
@@ -76,10 +80,11 @@ class ServedVqaJudge:
         self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float | None]]]:
         """P(yes) is that of the first word, shared between yes and no alone; None where the server
-        tells no probabilities, or neither word is among the likeliest."""
+        tells no probabilities, or neither word is among the likeliest. Raises ModelError for one
+        that cannot be."""
         texts = [[self._words.format(question=text) for text in group] for group in questions]
         return [
-            [_read(answered) for answered in group]
+            [self._yes_or_no(answered) for answered in group]
             for group in self._say(images, texts, logprobs=self._settings.logprobs)
         ]
 
@@ -94,11 +99,30 @@ class ServedVqaJudge:
         answers = self._say(images, put_all(questions, words), logprobs=False)
         return [[_read(answered)[0] for answered in group] for group in answers]
 
+    def _yes_or_no(self, answered: Answered) -> tuple[str, float | None]:
+        """The answer, and P(yes), which a thought leaves untold."""
+        text, thought = _read(answered)
+        with self._named():
+            return text, None if thought else chance_of_yes(answered.choice)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Raises ModelError, with the server's name, for probabilities that cannot be."""
+        try:
+            yield
+        except ValueError as error:
+            raise ModelError(
+                f"The judge {self.name} must have probabilities of its first token between 0 and "
+                f"1, but {self._requests.where} {error}. Mend the server, name another judge, or "
+                "set the judge's logprobs to false where words alone are scored."
+            ) from error
+
     def spell(
         self, images: Sequence[Image.Image], questions: Sequence[Sequence[Spelled]]
     ) -> list[list[tuple[str, list[FirstToken]]]]:
         """As `judge.Speller` has it, by the tokens that the server lists: what is not among the
-        likeliest has no probability. Raises ModelError if it tells none."""
+        likeliest has no probability. Raises ModelError if it tells none, or one that cannot
+        be."""
         texts = [[question.text for question in group] for group in questions]
         replies = self._say(images, texts, logprobs=True)
         return [
@@ -110,15 +134,22 @@ class ServedVqaJudge:
         ]
 
     def _first_tokens(self, answered: Answered, question: Spelled) -> list[FirstToken]:
-        tokens = getattr(getattr(answered.choice, "logprobs", None), "content", None) or ()
-        first = next((token for token in tokens if token.token.strip()), None)
-        if first is None or answer(answered.text)[1]:
+        text, thought = _read(answered)
+        tokens = _tokens(answered.choice)
+        if not (text or tokens or thought):
+            return [("", 0.0) for _ in question.spellings]  # it said nothing: it is unreadable
+        # As the benchmarks' programs do, at the very first token, be it a blank; line breaks and
+        # marks without a text are the server's template's, and begin no spelling.
+        begun = [token for token in tokens if token.token.strip("\r\n")]
+        first = next(iter(begun or tokens), None)
+        with self._named():
+            listed = None if first is None or thought else _listed(first)
+        if listed is None:
             raise ModelError(
                 f"The judge {self.name} tells no probability of its answer's first word, of which "
                 f"the score of {question.text!r} is made. Name a judge whose server does, or one "
                 "that runs here."
             )
-        listed = {t.token: math.exp(t.logprob) for t in first.top_logprobs or [first]}
         return [_spelled(spelling, listed) for spelling in question.spellings]
 
     def _say(
@@ -154,32 +185,74 @@ class ServedVqaJudge:
         )
 
 
-def _read(answered: Answered) -> tuple[str, float | None]:
-    """The answer, without a thought before it, and P(yes), which a thought leaves untold."""
+def _read(answered: Answered) -> tuple[str, bool]:
+    """The answer without a thought before it, and whether there is one."""
     text, thought, _ = answer(answered.text)
-    return text.strip(), None if thought else chance_of_yes(answered.choice)
+    return text.strip(), bool(thought)
 
 
 def chance_of_yes(choice: Any) -> float | None:
     """P(yes) / (P(yes) + P(no)) among the likeliest tokens at the place of the first word, rounded
-    to four decimals; None if they are not told or hold neither."""
-    tokens = getattr(getattr(choice, "logprobs", None), "content", None) or ()
-    first = next((token for token in tokens if _bare(token.token)), None)
-    if first is None:
+    to four decimals; None if they are not told or hold neither. Raises ValueError for a
+    probability that cannot be, with the end of a sentence."""
+    first = next((token for token in _tokens(choice) if _bare(token.token)), None)
+    listed = None if first is None else _listed(first)
+    if listed is None:
         return None
     mass = {"yes": 0.0, "no": 0.0}
-    for token in first.top_logprobs or [first]:
-        if _bare(token.token) in mass:
-            mass[_bare(token.token)] += math.exp(token.logprob)
+    for token, chance in listed.items():
+        if _bare(token) in mass:
+            mass[_bare(token)] += chance
     total = sum(mass.values())
     return round(mass["yes"] / total, _DIGITS) if total > 0 else None
 
 
+def _tokens(choice: Any) -> Sequence[Any]:
+    """The reply's tokens with what the server tells of each; none where it tells nothing."""
+    return _with_text(getattr(getattr(choice, "logprobs", None), "content", None))
+
+
+def _with_text(tokens: Any) -> list[Any]:
+    """Those of what should be a list of tokens that are."""
+    every = tokens if isinstance(tokens, list) else []
+    return [token for token in every if isinstance(getattr(token, "token", None), str)]
+
+
+def _listed(place: Any) -> dict[str, float] | None:
+    """Token → its probability, of those listed at a place; None if one of them is not told.
+
+    Raises ValueError for what cannot be a probability, alone or with the others.
+    """
+    listed: dict[str, float] = {}
+    for each in _with_text(getattr(place, "top_logprobs", None)) or [place]:
+        token, told = each.token, getattr(each, "logprob", None)
+        if told is None:
+            return None
+        is_number = isinstance(told, int | float) and not isinstance(told, bool)
+        if not is_number or math.isnan(told) or told > _ROUNDING:
+            raise ValueError(f"tells the log-probability {quoted(told)} of {quoted(token)}")
+        # Some servers list a token twice, which makes it no likelier.
+        listed[token] = max(listed.get(token, 0.0), min(math.exp(told), 1.0))
+    if sum(listed.values()) > 1 + _ROUNDING * len(listed):
+        raise ValueError(f"tells probabilities of {quoted(place.token)} and others that sum to "
+                         f"{sum(listed.values()):.4g}")  # fmt: skip
+    return listed
+
+
 def _spelled(spelling: str, listed: Mapping[str, float]) -> FirstToken:
-    """The longest listed token that the spelling begins with."""
-    begins = [token for token in listed if token.strip() and spelling.startswith(token)]
+    """The longest listed token that the spelling begins with; see `judge.FirstToken`.
+
+    A blank alone is the first token of a number in digits, and of nothing else: tokenizers have a
+    word with its blank as one token.
+    """
+    begins = [
+        token
+        for token in listed
+        if token and spelling.startswith(token) and (token.strip() or spelling.strip().isdigit())
+    ]
     token = max(begins, key=len, default="")
-    return token, float(f"{listed.get(token, 0.0):.4g}") if token else 0.0
+    chance = float(f"{listed[token]:.4g}") if token else 0.0
+    return (token if token.strip() else ""), chance
 
 
 def _bare(token: str) -> str:
