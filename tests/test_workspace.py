@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ from selma.workspace import (
     read_lines,
     recipe_key,
     write_bytes,
+    write_json,
 )
 
 
@@ -701,3 +703,34 @@ def test_amounts_that_no_log_has_are_passed_over(tmp_path: Path) -> None:
         for cost in ("1e999", "NaN", "-3", '"NaN"'):
             file.write(f'{{"stage": "{IMAGES}", "event": "request", "cost": {cost}}}\n')
     assert folder.spent(IMAGES) == 0.5
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 25])
+@pytest.mark.parametrize("parents", [{}, {"1-prompts/coco": "0"}])
+def test_manifests_in_parts_are_those_of_one_text(tmp_path, monkeypatch, count, parents) -> None:
+    monkeypatch.setattr(manifests, "_PART", 7)
+    files = {
+        f'{n % 3}/"files": {{}} é{n}.png': {"bytes": n, "sha256": str(n)} for n in range(count)
+    }
+    recipe = {"files": {}, "nested": [1, {"z": 'a "files": {}'}]}
+    manifest = {"key": "k", "recipe": recipe, "files": files, "summary": {"files": count}}
+    manifest |= {"parents": parents} if parents else {}
+    manifests.write_manifest(tmp_path, manifest)
+    digest = hashlib.sha256(manifests.canonical(manifest).encode()).hexdigest()
+    write_json(tmp_path / "whole.json", {**manifest, "sha256": digest})
+    written = (tmp_path / "manifest.json").read_bytes()
+    assert written == (tmp_path / "whole.json").read_bytes()
+    assert manifests.read_manifest(tmp_path) == json.loads(written)
+    whole = hashlib.sha256(manifests.canonical({"files": files}).encode()).hexdigest()
+    assert manifests.contents_digest(manifest) == whole
+
+
+def test_a_manifest_of_very_many_files_is_written_in_parts(tmp_path) -> None:
+    files = {f"{n:032x}.png": {"bytes": n, "sha256": f"{n:064x}"} for n in range(100_000)}
+    manifest = {"key": "k", "recipe": {}, "files": files, "summary": {}}
+    tracemalloc.start()
+    manifests.write_manifest(tmp_path, manifest)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "manifest.json").stat().st_size > 14e6
+    assert peak < 12e6

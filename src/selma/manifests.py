@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from selma.disk import failures, is_regular, read_regular
+from selma.disk import failures, is_regular, read_regular, written
 from selma.errors import DataError, SelmaError, WorkspaceError
 from selma.plainfiles import plain_file
 
@@ -32,6 +32,8 @@ _ENTRIES = {"key", "recipe", "files", "summary", PARENTS, SELF}
 DEEPEST = 4
 """Folders between a file and its item's, at most."""
 _REMEMBERED_MANIFESTS = 64
+_PART = 10_000
+"""Files of a manifest that are made text of at a time."""
 
 State = tuple[int, int, int, int, int]
 _digests: dict[tuple[int, int], tuple[State, str]] = {}
@@ -244,8 +246,49 @@ def _is_manifest(value: Any) -> bool:
     return own is None or own == _digest({key: value[key] for key in value if key != SELF})
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """sha256 of `canonical`, of which no more than a part is in memory."""
+    digest = hashlib.sha256()
+    for part in _canonical_parts(manifest):
+        digest.update(part.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _canonical_parts(manifest: Mapping[str, Any]) -> Iterator[str]:
+    # The other entries' names come after this one, in order.
+    files, others = manifest["files"], {k: v for k, v in manifest.items() if k != "files"}
+    yield '{"files": {'
+    for number, part in enumerate(_parts_of(files)):
+        yield (", " if number else "") + canonical(part)[1:-1]
+    yield "}, " + canonical(others)[1:] if others else "}}"
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, signed, as `workspace.write_json` would; of its files no more than a part
+    is text in memory."""
+    whole = signed(manifest)
+    text = _indented({**whole, "files": {}}) + "\n"
+    before, after = text.split('"files": {}', 1) if whole["files"] else (text, "")
+    with written(folder / FILE) as out:
+        out.write(before.encode())
+        if whole["files"]:
+            out.write(b'"files": {')
+            for number, part in enumerate(_parts_of(whole["files"])):
+                lines = _indented({"files": part}).split("\n")[2:-2]
+                out.write((",\n" if number else "\n").encode() + "\n".join(lines).encode())
+            out.write(b"\n }")
+            out.write(after.encode())
+
+
+def _indented(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+
+
+def _parts_of(files: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The files in their order, some thousands at a time."""
+    names = sorted(files)
+    for start in range(0, len(names), _PART):
+        yield {name: files[name] for name in names[start : start + _PART]}
 
 
 def _state(status: os.stat_result) -> State:

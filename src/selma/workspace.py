@@ -41,7 +41,7 @@ from selma.manifests import (
     json_value,
     read_manifest,
     remembered_sha256,
-    signed,
+    write_manifest,
 )
 from selma.manifests import file_sha256 as file_sha256
 from selma.paths import AnyPath, as_path
@@ -494,7 +494,7 @@ class Item:
         }
         if parents := self._parents():
             manifest[PARENTS] = parents
-        write_json(self.path / MANIFEST, signed(manifest))
+        write_manifest(self.path, manifest)
 
     def _parents(self) -> dict[str, str]:
         """Name → digest of each item's files whose key the recipe has."""
