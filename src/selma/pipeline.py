@@ -203,11 +203,19 @@ def _parts_of(this: Stages, stage: str) -> Iterator[tuple[str, Callable[[], Any]
         return
     experts = this.all_experts()
     models = this.adapters_by_model(experts, this.merge_experts(experts))
-    yield from _parts_of_scores(this, models, config.scores, this.benchmark_prompts, this.folder)
+    drawn: dict[str | None, dict[str, Path]] = {None: {}}
+    yield from _parts_of_scores(
+        this, models, config.scores, this.benchmark_prompts, this.folder, drawn[None]
+    )
     for name in config.scores.further:
         further = this.further(name)
+        its = models if further.images_of == name else {}
         folder = further.within(this.folder)
-        parts = _parts_of_scores(this, models, further.scores, further.prompts, folder)
+        if not its:
+            drawn[name] = drawn[further.images_of]
+        parts = _parts_of_scores(
+            this, its, further.scores, further.prompts, folder, drawn.setdefault(name, {})
+        )
         yield from ((f"{name}, {what}", part) for what, part in parts)
 
 
@@ -217,10 +225,11 @@ def _parts_of_scores(
     scores: ScoresConfig,
     prompts: Sequence[BenchmarkPrompt],
     folder: Workspace,
+    images: dict[str, Path],
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """models: those that generate; images: model → its images, where it has all."""
     from selma.scores.scoring import Asking
 
-    images: dict[str, Path] = {}
     asked = repeated(prompts, scores.seeds)
 
     def generate(model: str) -> None:
@@ -371,6 +380,11 @@ def stage_worker(stage: str) -> Callable[[str], None]:
     return do
 
 
+def _same_images(one: ScoresConfig, other: ScoresConfig) -> bool:
+    parts = ("benchmark", "split", "groups", "prompts", "seeds")
+    return all(getattr(one, part) == getattr(other, part) for part in parts)
+
+
 class Further:
     """A further benchmark of a run, whose items lie in `5-scores/benchmarks/<name>/`."""
 
@@ -378,9 +392,12 @@ class Further:
         self.name = name
         self.scores = scores.of(name)
         self.kept_from_training = scores.further[name].kept_from_training
-        parts = ("benchmark", "split", "groups", "prompts", "seeds")
-        self.same_images = all(getattr(scores, p) == getattr(self.scores, p) for p in parts)
-        """Whether it asks for the very images of the run's first benchmark."""
+        drawn = [
+            further for further in scores.further if _same_images(scores.of(further), self.scores)
+        ]
+        self.images_of = None if _same_images(scores, self.scores) else drawn[0]
+        """The further benchmark whose images it takes, perhaps itself: the first that asks for
+        these; None is the run's first benchmark."""
 
     @cached_property
     def prompts(self) -> list[BenchmarkPrompt]:
@@ -698,12 +715,12 @@ class Stages(Generic[Run]):
         """Further benchmark → the folder of its scorecard; images: those of the run's first."""
         models = self.adapters_by_model(experts, merged)
         cards = {}
+        drawn: dict[str | None, Mapping[str, Path]] = {None: images}
         for name in self.config.scores.further:
             part = self.further(name)
-            own = images
-            if not part.same_images:
-                own = {m: self.generate_further(part, m, its) for m, its in models.items()}
-            cards[name] = self.score_models_further(part, own, experts)
+            if part.images_of == name:
+                drawn[name] = {m: self.generate_further(part, m, its) for m, its in models.items()}
+            cards[name] = self.score_models_further(part, drawn[part.images_of], experts)
         return cards
 
     def generate_further(
@@ -845,14 +862,16 @@ class Stages(Generic[Run]):
         from selma.scores.scoring import AnswersOf
 
         found = {}
-        for name, card in findings.scorecard.further.items():
+        drawn: dict[str | None, dict[str, Path]] = {None: findings.images}
+        for name in self.config.scores.further:
+            card = findings.scorecard.further[name]
             part = self.further(name)
             folder = part.within(self.folder)
-            own = {m: folder.folder_of(SCORES, "images", m) for m in findings.images}
+            drawn[name] = {m: folder.folder_of(SCORES, "images", m) for m in findings.images}
             found[name] = replace(
                 findings,
                 benchmark_prompts=part.prompts,
-                images=findings.images if part.same_images else own,
+                images=drawn[part.images_of],
                 answers={m: AnswersOf(folder, m) for m in findings.answers},
                 scorecard=card,
                 measure=measure_labelled(card.measure).about,

@@ -575,29 +575,55 @@ def _benchmark(config: RunConfig) -> Iterator[str]:
 
 
 def _choosing(config: RunConfig) -> Iterator[str]:
-    """What is to be chosen where there are no prompts to choose on."""
+    """What is to be chosen where there are no prompts to choose on, or only reported ones."""
     from selma.scores.benchmarks import BENCHMARKS
 
-    named = BENCHMARKS.get(config.scores.benchmark)
-    own = named is not None and named.prompts is not None and "dev" in named.splits
-    if own or config.scores.dev_benchmark is not None:
-        return
     mixture, search = config.merged.mixture, config.merged.search
     choosing = {
         "experts.select": config.experts.select == "dev",
         "merged.mixture.select": mixture is not None and mixture.select == "dev",
         "merged.search": search is not None,
     }
-    for key in (key for key, chooses in choosing.items() if chooses):
+    asked = [key for key, chooses in choosing.items() if chooses]
+    named = BENCHMARKS.get(config.scores.benchmark)
+    own = named is not None and named.prompts is not None and "dev" in named.splits
+    if own or config.scores.dev_benchmark is not None:
+        if asked:
+            yield from _reported_and_chosen_on(config.scores, asked[0])
+        return
+    for key in asked:
         yield (
             f"{key}: a file has no dev prompts to choose by; leave it out, or set "
             "scores.dev_benchmark to a file of other prompts with questions."
         )
 
 
+def _reported_and_chosen_on(scores: ScoresConfig, chooses: str) -> Iterator[str]:
+    """Benchmarks that report on prompts on which something is chosen."""
+    from selma.scores.benchmarks import chosen_on
+
+    parts = {"scores": scores, **{f"scores.further.{k}": v for k, v in scores.further.items()}}
+    for key, part in parts.items():
+        try:
+            shared = chosen_on(scores, part)
+        except SelmaError:
+            continue  # told where the benchmark is looked at
+        if shared:
+            yield (
+                f"{key}: {counted(len(shared), 'prompt is', 'prompts are')} among those that "
+                f"{chooses} chooses on ({shared[0]} first), and what is chosen on a prompt scores "
+                "better on it. Take other prompts (split: test), or other ones to choose on."
+            )
+
+
 def _scored(scores: ScoresConfig, key: str, judges: Mapping[str, str]) -> Iterator[str]:
     """What is wrong with a benchmark. key: where it stands.  judges: field → where it stands."""
-    from selma.scores.benchmarks import BENCHMARKS, benchmark_of, load_benchmark
+    from selma.scores.benchmarks import (
+        BENCHMARKS,
+        benchmark_of,
+        load_benchmark,
+        require_scorable,
+    )
 
     named = BENCHMARKS.get(scores.benchmark)
     if (named is None or named.prompts is None) and not Path(scores.benchmark).exists():
@@ -624,6 +650,13 @@ def _scored(scores: ScoresConfig, key: str, judges: Mapping[str, str]) -> Iterat
             f"({silent[0]} first). Let a language model write them: "
             f"selma questions {scores.benchmark} --out FILE.csv."
         )
+    else:
+        try:
+            require_scorable(scores, benchmark_prompts)
+        except SelmaError as error:
+            text = str(error)
+            own = text.startswith("scores.")
+            yield text.replace("scores.", f"{key}.", 1) if own else f"{key}.benchmark: {text}"
     yield from _choices(benchmark_prompts, scores, judges)
 
 

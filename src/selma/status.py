@@ -260,32 +260,33 @@ class _Look:
         }
         generated = None if None in images.values() else images
         further: dict[str, Path] | None = {}
+        drawn: dict[str | None, Mapping[str, Path | None]] = {None: images}
         for name in self.config.scores.further:
-            folder = self.at_further(stages.further(name), models, images, ready)
+            part = stages.further(name)
+            if part.images_of == name:
+                drawn[name] = self.at_images_of(part, models)
+            folder = self.at_further(part, drawn[part.images_of], ready)
             further = None if further is None or folder is None else {**further, name: folder}
         card = self._ask(SCORES, "scorecard", None, stages.score_models, generated, ready, further)
         parts = (self.prompts, self.pairs, ready, merged, generated, card)
         self._ask(REPORT, "index.html", None, stages.write_report, *parts)
 
+    def at_images_of(self, part: Further, models: Mapping[str, Any]) -> dict[str, Path | None]:
+        """Model → its images of a further benchmark."""
+        wanted, images = len(part.prompts) * part.scores.seeds, {}
+        for name, its in models.items():
+            call = partial(self.stages.generate_further, part, name)
+            item = f"benchmarks/{part.name}/images/{name}"
+            images[name] = self._ask(SCORES, item, wanted, call, its)
+        return images
+
     def at_further(
-        self,
-        part: Further,
-        models: Mapping[str, Any],
-        first: Mapping[str, Path | None],
-        ready: list[Expert] | None,
+        self, part: Further, images: Mapping[str, Path | None], ready: list[Expert] | None
     ) -> Path | None:
-        """A further benchmark's images and scorecard, of which the folder is returned."""
-        wanted = len(part.prompts) * part.scores.seeds
-        above = f"benchmarks/{part.name}"
-        images = dict(first)
-        if not part.same_images:
-            for name, its in models.items():
-                call = partial(self.stages.generate_further, part, name)
-                item = f"{above}/images/{name}"
-                images[name] = self._ask(SCORES, item, wanted, call, its)
+        """A further benchmark's scorecard, of which the folder is returned."""
         generated = None if None in images.values() else images
         call = partial(self.stages.score_models_further, part)
-        return self._ask(SCORES, f"{above}/scorecard", None, call, generated, ready)
+        return self._ask(SCORES, f"benchmarks/{part.name}/scorecard", None, call, generated, ready)
 
     def _ask(
         self, stage: str, name: str, want: int | None, call: Callable[..., Any], *needs: Any

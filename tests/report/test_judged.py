@@ -121,6 +121,7 @@ def test_every_kind_of_judge_tells_what_it_is(monkeypatch: pytest.MonkeyPatch) -
     judges = {
         "toybox-a": ("toybox-a", "{question}", "fp32"),
         "toybox-b": ("toybox-b", "{question}", "fp32"),
+        "toybox-regions": ("toybox-regions", "plain questions, read as regions of a map", "fp32"),
         "transformers": (local, "Question: {question} Short answer:", "bf16"),
         "openai": (
             ServedJudge(base_url="http://127.0.0.1:1/v1", model="m"),

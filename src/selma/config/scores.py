@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -257,6 +258,13 @@ class ScoresConfig(BenchmarkSettings):
         for key, judge in self.judges.items():
             if judge_name(judge) == chooses:
                 raise ValueError(f"{key} and choosing_judge must differ, but both are {chooses!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _further_names(self) -> ScoresConfig:
+        names = Counter(name.lower() for name in self.further)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"further: two benchmarks are named {twice[0]!r} but for their case")
         return self
 
     @model_validator(mode="after")

@@ -82,8 +82,25 @@ def model_with_role(scorecard: Scorecard, role: str) -> ModelScore:
     raise DataError(f"A report needs a {role} model, but the scorecard has none. Score it first.")
 
 
+UNREAD = 0.1
+"""Share of answers that cannot be read from which on a conclusion says so first."""
+
+
 def conclusion(scorecard: Scorecard) -> tuple[str, str]:
     """What the merged model's difference to the base means: a headline and an explanation."""
+    headline, meaning = _conclusion(scorecard)
+    both = [model for model in scorecard.models if model.role in ("base", "merged")]
+    answers = len(both) * scorecard.questions * scorecard.seeds
+    unread = sum(model.unreadable for model in both)
+    if unread == answers:
+        headline = "No answer about base and merged model could be read: this is no finding."
+    if unread > UNREAD * answers:
+        share = f"{unread} of {answers} answers about both could not be read and count as no; "
+        meaning = f"{share}judge or questions are not right for each other. {meaning}"
+    return headline, meaning
+
+
+def _conclusion(scorecard: Scorecard) -> tuple[str, str]:
     gain = model_with_role(scorecard, "merged").difference
     if gain is None:
         raise DataError("The merged model has no difference to the base. Score both together.")

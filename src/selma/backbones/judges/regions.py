@@ -22,6 +22,7 @@ from selma.toybox.drawing import BACKGROUNDS, KINDS
 from selma.toybox.questions import Claim, ask
 from selma.toybox.scenes import COLOURS, RELATIONS
 
+WORDING = "plain questions, read as regions of a map"
 LEAST_PX = 40
 """Of a region: a thing is drawn 24 x 24, and a speck is none."""
 EITHER = np.ones((3, 3))
@@ -38,7 +39,7 @@ class RegionJudge:
 
     @property
     def about(self) -> Mapping[str, str]:
-        return {"weights": self._segmenter.fingerprint, "wording": "", "precision": "fp32"}
+        return {"weights": self._segmenter.fingerprint, "wording": WORDING, "precision": "fp32"}
 
     @cached_property
     def _segmenter(self) -> Segmenter:

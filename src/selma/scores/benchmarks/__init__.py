@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from selma.errors import ConfigError, DataError
 from selma.paths import AnyPath, as_path
 from selma.plurals import counted as counted_of
-from selma.records.benchmarks import BenchmarkPrompt, evenly
+from selma.records.benchmarks import BenchmarkPrompt, evenly, repeated
 from selma.registry import Table
 from selma.scores.benchmarks.compbench import COMPBENCH
 from selma.scores.benchmarks.dpg import DPG
@@ -38,7 +38,7 @@ from selma.scores.benchmarks.toybox import TOYBOX
 from selma.scores.measures import Measure
 
 if TYPE_CHECKING:  # importing all settings takes a while, and scoring answers in a file needs none
-    from selma.config.scores import ScoresConfig
+    from selma.config.scores import BenchmarkSettings, ScoresConfig
 
 __all__ = [
     "BENCHMARKS",
@@ -57,6 +57,7 @@ __all__ = [
     "measure_labelled",
     "read_benchmark",
     "read_dsg",
+    "require_scorable",
 ]
 
 BENCHMARKS = Table(
@@ -64,6 +65,17 @@ BENCHMARKS = Table(
     "selma.benchmarks",
     [TOYBOX, DPG, DSG, TIFA, GENEVAL2, GENAI, TIIF, ONEIG, COMPBENCH, TEXTS],
 )
+
+
+def require_scorable(config: ScoresConfig, benchmark_prompts: Sequence[BenchmarkPrompt]) -> None:
+    """Raise what the prompts' scoring would raise after all images were made and judged: ids of
+    several images that are not apart, and rules that cannot be applied."""
+    repeated(benchmark_prompts, config.seeds)
+    counted(
+        benchmark_prompts,
+        benchmark_of(config.benchmark).rules(config.rules),
+        named=config.benchmark,
+    )
 
 
 def load_benchmark(
@@ -120,11 +132,8 @@ def _dev_prompts(config: ScoresConfig, named: str) -> list[BenchmarkPrompt]:
             f"questions ({silent[0]} first). Let a language model write them: "
             f"selma questions {named} --out FILE.csv."
         )
-    reported = {
-        _words(prompt.text)
-        for part in (config, *config.further.values())
-        for prompt in _prompts(part.benchmark, benchmark_of(part.benchmark), part.split)
-    }
+    parts = (config, *config.further.values())
+    reported = set().union(*map(_texts, parts))
     if shared := [prompt.id for prompt in prompts if _words(prompt.text) in reported]:
         raise ConfigError(
             "scores.dev_benchmark must have other prompts than those that are scored, since what "
@@ -132,6 +141,19 @@ def _dev_prompts(config: ScoresConfig, named: str) -> list[BenchmarkPrompt]:
             f"{counted_of(len(shared), 'is', 'are')} the same, {shared[0]} first."
         )
     return prompts
+
+
+def chosen_on(config: ScoresConfig, reported: BenchmarkSettings) -> list[str]:
+    """Ids of the prompts on which would be chosen and that a benchmark reports on, too."""
+    dev = load_benchmark(config, split="dev", prompts=config.dev_prompts)
+    texts = _texts(reported)
+    return [prompt.id for prompt in dev if _words(prompt.text) in texts]
+
+
+def _texts(part: BenchmarkSettings) -> set[str]:
+    """Texts of all prompts of a benchmark's split, however few are scored."""
+    prompts = _prompts(part.benchmark, benchmark_of(part.benchmark), part.split)
+    return {_words(prompt.text) for prompt in prompts}
 
 
 def _words(text: str) -> str:
@@ -180,7 +202,14 @@ def counted(asked: Sequence[BenchmarkPrompt], rules: Rules, *, named: str) -> li
     if rules.counted is None:
         return list(asked)
     counting = {prompt.id: prompt for prompt in rules.counted(read_benchmark(named))}
-    return [counting[prompt.id] for prompt in asked if prompt.id in counting]
+    left = [counting[p.id] for p in asked if p.id in counting and counting[p.id].questions]
+    if not left:
+        raise DataError(
+            f"scores.rules: released rules count none of the "
+            f"{counted_of(len(asked), 'prompt')} that are taken of {Path(named).name}. "
+            f"{rules.about} Take sound rules, or another file."
+        )
+    return left
 
 
 def read_benchmark(path: AnyPath) -> list[BenchmarkPrompt]:
