@@ -387,7 +387,7 @@ class _Count:
         for name in scores.further:
             part = Further(name, scores)
             own = part.scores
-            self._benchmark(name, part.prompts, own.seeds, drawn=not part.same_images)
+            self._benchmark(name, part.prompts, own.seeds, drawn=part.images_of == name)
             self._judged(own.judge, part.prompts, own)
 
     def _benchmark(
