@@ -32,7 +32,7 @@ _ENTRIES = {"key", "recipe", "files", "summary", PARENTS, SELF}
 DEEPEST = 4
 """Folders between a file and its item's, at most."""
 _REMEMBERED_MANIFESTS = 64
-_PART = 10_000
+_PART = 2_000
 """Files of a manifest that are made text of at a time."""
 
 State = tuple[int, int, int, int, int]
