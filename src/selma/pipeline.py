@@ -305,6 +305,11 @@ def opened(
             "This command works in one process; engine is for `selma run` and its six stages. "
             "Leave engine out."
         )
+    if not here and (count := processes.launched()[1]) > 1:
+        raise ConfigError(
+            f"engine hands out the work of one process, but {count} were launched. Start the "
+            "command by itself, or leave engine out."
+        )
     check(config, make if checked is None else checked, mistakes)
     folder = Workspace(config.run_folder)
     with (

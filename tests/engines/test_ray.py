@@ -224,6 +224,17 @@ def test_a_run_whose_workers_and_node_die_has_the_same_bytes(
     assert counts["lost"] >= 1 and counts["again"] <= on_ray.AHEAD * counts["lost"]
 
 
+def test_launched_processes_refuse_an_engine(
+    place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a",
+                "MASTER_PORT": "1"}  # fmt: skip
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="but 2 were launched"):
+        pipeline.run(config(place, "launched", kind="ray"))
+
+
 def test_commands_of_one_process_refuse_an_engine(place: tuple[Path, str]) -> None:
     with (
         pytest.raises(ConfigError, match="engine"),
