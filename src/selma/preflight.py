@@ -624,6 +624,7 @@ def _scored(scores: ScoresConfig, key: str, judges: Mapping[str, str]) -> Iterat
         load_benchmark,
         require_scorable,
     )
+    from selma.scores.benchmarks.layouts import rules_named
 
     named = BENCHMARKS.get(scores.benchmark)
     if (named is None or named.prompts is None) and not Path(scores.benchmark).exists():
@@ -636,7 +637,7 @@ def _scored(scores: ScoresConfig, key: str, judges: Mapping[str, str]) -> Iterat
         )
         return
     try:
-        benchmark_of(scores.benchmark).rules(scores.rules)
+        rules_named(benchmark_of(scores.benchmark), scores)
         benchmark_prompts = load_benchmark(scores)
     except SelmaError as error:
         text = str(error)

@@ -23,7 +23,7 @@ from selma.report import page
 from selma.report.judged import NOT_CHECKED, as_json, judged
 from selma.report.tables import print_scorecard
 from selma.scores.benchmarks import BENCHMARKS
-from selma.scores.benchmarks.dpg import DPG
+from selma.scores.benchmarks.toybox import TOYBOX
 from selma.scores.describing import describe, judge_checks, known_of
 from selma.workspace import SCORES, Workspace, write_json
 
@@ -157,9 +157,9 @@ def test_what_is_known_is_in_the_rows() -> None:
     }
     sentences |= {row.family.known for row in SCORERS.values() if row.family} - {""}
     served = ServedJudge(base_url="http://127.0.0.1:1/v1", model="m")
-    told = known_of(DPG, served)
-    assert told == (DPG.known, "What a server calls by one name may change behind it.")
-    assert known_of(DPG, "toybox-a") == (DPG.known,)
+    told = known_of(TOYBOX, served, "toybox", [PROMPT])
+    assert told == ("What a server calls by one name may change behind it.",)
+    assert known_of(TOYBOX, "toybox-a", "toybox", [PROMPT]) == ()
     for sentence in [*sentences, *told]:
         assert sentence.endswith(".") and len(sentence) < 300
 

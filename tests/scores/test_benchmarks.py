@@ -185,10 +185,19 @@ def test_released_dependencies_are_those_of_the_whole_item_reading(tmp_path: Pat
         'y_1,u,2,"1, left",entity,whole,b?',  # one word, and the item has no dependencies
         "z_1,v,1,0,entity,whole,a?",
         "z_1,v,2, 01 ,entity,whole,b?",  # a number all the same
+        "e_1,w,1,0,entity,whole,a?",
+        'e_1,w,2,"1,",entity,whole,b?',  # what is behind the comma is no number
+        "f_1,w,1,0,entity,whole,a?",
+        "f_1,w,2,1,entity,whole,b?",
+        "f_1,w,3,,entity,whole,c?",  # nor is nothing
     )
     released = DSG.rules("released")
     counting = counted(read_dsg(path), released, named=str(path))
     assert counting == read_dsg(path, dependencies="whole_item")
     assert [q.parents for q in counting[1].questions] == [(), ()]
     assert counting[2].questions[1].parents == ("1",)
+    assert [[q.parents for q in prompt.questions] for prompt in counting[3:]] == [
+        [()] * 2,
+        [()] * 3,
+    ]
     assert (released.zeroing, released.reading) == ("one_level", "exact")

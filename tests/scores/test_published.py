@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from selma.config.scores import ScoresConfig
 from selma.records.benchmarks import BenchmarkPrompt, evenly
-from selma.scores.benchmarks import load_benchmark, read_benchmark
+from selma.scores.benchmarks import BENCHMARKS, Benchmark, load_benchmark, read_benchmark
 from selma.scores.benchmarks.digests import digests, prompt_digest, text_digest
-from selma.scores.benchmarks.published import published
+from selma.scores.benchmarks.layouts import RemoteFile
+from selma.scores.benchmarks.published import is_of, published
+from selma.scores.describing import known_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DSG, TIFA = DATA / "dsg" / "dsg-1k-anns.csv", DATA / "tifa" / "tifa_v1.0_text_inputs.json"
@@ -74,3 +78,50 @@ def with_choices(prompt: BenchmarkPrompt) -> BenchmarkPrompt:
     question = {"id": "1", "text": "What is it?", "category": "object", "choices": ["a", "b"],
                 "answer": "a"}  # fmt: skip
     return BenchmarkPrompt.model_validate(prompt.model_dump() | {"questions": [question]})
+
+
+def test_what_is_known_of_a_benchmark_is_said_of_it_alone(own: Path) -> None:
+    assert known_of(BENCHMARKS["dsg-1k"], "toybox-a", str(own), read_benchmark(own)) == ()
+
+
+@dsg_there
+def test_what_is_known_of_dsg_1k_is_said_of_any_part_of_it() -> None:
+    row, prompts = BENCHMARKS["dsg-1k"], read_benchmark(DSG)[:3]
+    assert known_of(row, "toybox-a", "renamed.csv", prompts) == (row.known,)
+
+
+@pytest.mark.parametrize("name", [row.name for row in BENCHMARKS.values() if row.files])
+def test_a_file_of_ones_own_is_no_published_one(name: str, tmp_path: Path) -> None:
+    row = BENCHMARKS[name]
+    for file in row.files:
+        (tmp_path / file.name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file.name).write_text("mine")
+    mine = [BenchmarkPrompt(id="a", text="a cat", group="all", questions=())]
+    assert not is_of(row, str(tmp_path), mine)
+    assert not is_of(row, str(tmp_path / row.files[0].name), mine)
+
+
+def test_published_files_are_known_by_their_sums(tmp_path: Path) -> None:
+    """Pinned ones, git's blobs, and what `selma data fetch` noted of others."""
+    data = b"theirs"
+    sha256 = hashlib.sha256(data).hexdigest()
+    blob = hashlib.sha1(b"blob 6\0theirs", usedforsecurity=False).hexdigest()
+    row = replace(BENCHMARKS["geneval-2"], files=(), known="Known.")
+
+    def of(*files: RemoteFile, named: Path) -> bool:
+        with_files: Benchmark = replace(row, files=files)
+        return is_of(with_files, str(named), [])
+
+    pinned = RemoteFile("a.json", "https://x", sha256=sha256, max_bytes=9)
+    by_git = RemoteFile("b.json", "https://x", sha256=None, max_bytes=9, git_blob=blob)
+    noted = RemoteFile("c.json", "https://x", sha256=None, max_bytes=9)
+    for file in (pinned, by_git, noted):
+        (tmp_path / file.name).write_bytes(data)
+    assert of(pinned, named=tmp_path) and of(by_git, named=tmp_path / "b.json")
+    assert of(pinned, by_git, named=tmp_path) and of(pinned, named=tmp_path / "b.json")
+    assert not of(noted, named=tmp_path)
+    (tmp_path / "c.json.sha256").write_text(f"{sha256}  c.json\n")
+    assert of(noted, pinned, named=tmp_path)
+    (tmp_path / "b.json").write_bytes(b"mine")
+    assert not of(pinned, by_git, named=tmp_path), "one of its files is another"
+    assert is_of(row, "anything", []), "a row without files is its own judge"

@@ -165,3 +165,27 @@ def test_selma_check_names_a_judge_that_tells_no_probabilities(tmp_path: Path) -
         check(load_config(path), STAGES)
     assert "scores.judge: mute does not tell how likely its words are" in str(told.value)
     assert "scores.choosing_judge" not in str(told.value)
+
+
+def test_a_zeroing_beside_released_rules_is_theirs_or_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "dpg_bench.csv"
+    path.write_text(DPG)
+    named: dict[str, Any] = {"benchmark": str(path), "rules": "released"}
+    for zeroing in ("none", "cascading"):  # also what would be taken if none were named
+        with pytest.raises(ConfigError, match=r"scores\.zeroing must be row_order, or be left out"):
+            carded(tmp_path, path, {"base": 51}, rules="released", zeroing=zeroing)
+    card, _ = carded(tmp_path, path, {"base": 51}, rules="released", zeroing="row_order")
+    assert card.zeroing == "row_order"
+    further = ScoresConfig.model_validate(
+        {"further": {"x": named | {"zeroing": "none"}, "y": named}, "zeroing": "one_level"}
+    )
+    (tmp_path / "config.yaml").write_text("scores: {prompts: 2}\n")
+    config = load_config(tmp_path / "config.yaml").model_copy(update={"scores": further})
+    with pytest.raises(
+        ConfigError, match=r"scores\.further\.x\.zeroing must be row_order"
+    ) as caught:
+        check(config)
+    assert "further.y" not in str(caught.value), "what it takes over from scores it did not name"
+    assert further.of("y").zeroing == "one_level" and further.model_fields_set == {
+        "further", "zeroing"
+    }  # fmt: skip

@@ -249,7 +249,10 @@ class ScoresConfig(BenchmarkSettings):
         }
         as_here = {field for field in ("judge", "zeroing", "vqascore") if taken[field] is None}
         update = {field: value for field, value in taken.items() if field not in as_here}
-        return self.model_copy(update=update | {"further": {}})
+        scores = self.model_copy(update=update | {"further": {}})
+        # What it takes over it has not named: released rules of its own go before that.
+        scores.model_fields_set.difference_update(as_here)
+        return scores
 
     @model_validator(mode="after")
     def _two_judges(self) -> ScoresConfig:

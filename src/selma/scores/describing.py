@@ -20,6 +20,7 @@ from selma.records.judges import Checked, JudgeCheck, PeopleCheck
 from selma.records.scores import JudgeInfo
 from selma.scores.answering import has_choices, has_spellings
 from selma.scores.benchmarks.layouts import Benchmark
+from selma.scores.benchmarks.published import is_of
 from selma.workspace import SCORES, Workspace, manifest
 
 CHECKS = "judge-check"
@@ -42,9 +43,13 @@ def describe(
     return JudgeInfo(name=judge.name, fingerprint=judge.fingerprint, **about)
 
 
-def known_of(benchmark: Benchmark, judge: AnyJudge) -> tuple[str, ...]:
-    """What is known of the benchmark's and the judge's numbers that others do not reach."""
-    return tuple(filter(None, (benchmark.known, judge_kind(judge).known(judge))))
+def known_of(
+    benchmark: Benchmark, judge: AnyJudge, named: str, prompts: Sequence[BenchmarkPrompt]
+) -> tuple[str, ...]:
+    """What is known of the benchmark's and the judge's numbers that others do not reach; of the
+    benchmark's only where these prompts, in what settings name, are those that were published."""
+    known = benchmark.known if benchmark.known and is_of(benchmark, named, prompts) else ""
+    return tuple(filter(None, (known, judge_kind(judge).known(judge))))
 
 
 def judge_checks(folder: Workspace) -> dict[str, Checked]:

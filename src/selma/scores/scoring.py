@@ -39,7 +39,7 @@ from selma.scores.answering import (
     read_clip_file,
 )
 from selma.scores.benchmarks import Benchmark, benchmark_of, counted
-from selma.scores.benchmarks.layouts import Rules
+from selma.scores.benchmarks.layouts import Rules, rules_named
 from selma.scores.benchmarks.published import published
 from selma.scores.counting import Counted, count, points_of
 from selma.scores.describing import describe, known_of
@@ -99,7 +99,7 @@ def score_models(
             "write them first: `selma questions`."
         )
     benchmark = benchmark or benchmark_of(config.benchmark)
-    rules = benchmark.rules(config.rules)
+    rules = rules_named(benchmark, config)
     models = _in_order(images, roles)
     networks, further = networks or ScoringNetworks(config), further or {}
     asking = Asking(benchmark_prompts, images, config, folder, networks)
@@ -383,7 +383,7 @@ def _scorecard(
         judge=judge_name(config.judge),
         second_judge=judge_name(config.choosing_judge),
         judge_info=describe(judge, benchmark_prompts, choices=config.choices_prompt),
-        known=known_of(benchmark, config.judge),
+        known=known_of(benchmark, config.judge, config.benchmark, benchmark_prompts),
         prompts=len(benchmark_prompts),
         questions=sum(len(prompt.questions) for prompt in benchmark_prompts),
         seeds=config.seeds,

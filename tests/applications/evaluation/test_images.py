@@ -239,3 +239,25 @@ def test_multiple_choice_is_asked_with_its_choices_and_kept(tmp_path: Path) -> N
 def test_sources_are_told_beside_groups(folder: Path, benchmark: str) -> None:
     found = run(folder, benchmark, ColourJudge("colours"))
     assert found["sources"] == {"all": found["score"]}
+
+
+def test_released_rules_and_named_ones_agree_or_are_refused(
+    folder: Path, benchmark: str, tmp_path: Path
+) -> None:
+    def released(**named: str) -> dict[str, Any]:
+        rules = rules_of("default", named)
+        return run(folder, benchmark, ColourJudge("x"), rules=rules, counting="released")
+
+    with pytest.raises(ConfigError, match="zeroing must be one_level, or be left out"):
+        released(zeroing="none")
+    with pytest.raises(ConfigError, match="reading must be exact, or be left out"):
+        released(reading="normalised")
+    assert released(zeroing="one_level", reading="exact")["rules"]["zeroing"] == "one_level"
+    assert released()["measure"] == "DSG, released"
+    sound = run(folder, benchmark, ColourJudge("x"), rules=rules_of("default", {"zeroing": "none"}))
+    assert sound["rules"]["zeroing"] == "none"
+    asked = ["score", "images", str(folder), "--benchmark", benchmark, "--rules", "released"]
+    for more in (["--preset", "upstream"], ["--zeroing", "none"]):
+        told = CliRunner().invoke(app, [*asked, *more])
+        assert told.exit_code == 1 and "left out" in str(told.exception)
+    assert not list(tmp_path.glob("*-answers/x*")), "nothing was asked"

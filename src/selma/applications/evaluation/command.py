@@ -172,6 +172,11 @@ def images(
     named = {"zeroing": zeroing, "average": average, "missing": missing}
     if rules not in ("sound", "released"):
         raise ConfigError(f"--rules must be sound or released, but {rules!r} came.")
+    if rules == "released" and preset != "default":
+        raise ConfigError(
+            f"--rules released and --preset {preset} are two sets of rules, of which one must be "
+            "left out: --rules has those of the benchmark's own program, --preset DSG's or SELMA's."
+        )
     result = score_images(
         folder,
         benchmark=benchmark,

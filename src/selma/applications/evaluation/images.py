@@ -50,7 +50,7 @@ from selma.scores.benchmarks import (
     read_dsg,
 )
 from selma.scores.benchmarks.dsg import DSG
-from selma.scores.benchmarks.layouts import Rules, RulesName
+from selma.scores.benchmarks.layouts import Rules, RulesName, require_agreement
 from selma.scores.describing import describe, known_of
 from selma.scores.networks import Loaders
 from selma.scores.soft import of_whole_prompts, soft_interval, soft_scores, whole_prompt_questions
@@ -78,8 +78,8 @@ def score_images(
     """Ask a judge about a folder of images, and score its answers by `rules`.
 
     Returns the fields of `score_dsg` with the judge, its raw answers and the soft scores.
-    counting: the benchmark's own rules, which go before `rules`.  grid: "2x2" where each file is a
-    grid of that many columns and rows of images of one prompt, which are cut apart.
+    counting: the benchmark's own rules; what `rules` name must agree with them.  grid: "2x2" where
+    each file is a grid of that many columns and rows of images of one prompt, which are cut apart.
     answers: folder of the answer cache; None is <images>-answers. vqascore: wording of one further
     question about the whole prompt. choices_prompt, matcher: for multiple-choice questions, as in
     `scores` of a run's settings. Raises DataError, ConfigError or ModelError.
@@ -89,6 +89,8 @@ def score_images(
     answers = None if answers is None else as_path(answers)
     require_path(benchmark)
     row = benchmark_of(benchmark)
+    counted_by = row.rules(counting)
+    counting_rules = _with_own(rules, counted_by, counting)
     benchmark_prompts = _prompts(benchmark, row, split, rules)
     files, strangers = images_of(images, benchmark_prompts)
     generated = [prompt for prompt in benchmark_prompts if prompt.id in files]
@@ -101,7 +103,6 @@ def score_images(
             + (f"It has images of no prompt: {listed(strangers, missing)}. " if strangers else "")
             + "Generate them, or say that missing ones are left_out or count as zero."
         )
-    counted_by = row.rules(counting)
     answers = answers or images.with_name(f"{images.resolve().name}-answers")
     seeds = 1
     if grid is not None:
@@ -135,7 +136,7 @@ def score_images(
     result = score_answers(
         counting_prompts,
         [answer for answer in given if answer.prompt_id in known],
-        rules=_with_own(rules, counted_by),
+        rules=counting_rules,
         measure=counted_by.measure,
         beside=counted_by.beside,
         seeds=seeds,
@@ -151,7 +152,7 @@ def score_images(
         "judge": network.name,
         "judge_fingerprint": network.fingerprint,
         "judge_info": describe(network, generated, choices=choices_prompt).model_dump(mode="json"),
-        "known": known_of(row, judge),
+        "known": known_of(row, judge, benchmark, _as_published(benchmark, row, split, rules)),
         "images": len(generated),
         "soft": _plain(
             soft_interval(
@@ -178,8 +179,12 @@ def score_images(
     return result
 
 
-def _with_own(rules: DsgRules, own: Rules) -> DsgRules:
-    """The rules, with those of the benchmark's that say otherwise."""
+def _with_own(rules: DsgRules, own: Rules, counting: RulesName) -> DsgRules:
+    """The rules, with those of the benchmark's that say otherwise. Raises ConfigError where what
+    is named is another than released rules have."""
+    for field in ("zeroing", "reading") if counting == "released" else ():
+        named = getattr(rules, field) if field in rules.model_fields_set else None
+        require_agreement(own, field, named, key=field)
     changes: dict[str, Any] = {} if own.zeroing is None else {"zeroing": own.zeroing}
     changes |= {"reading": own.reading} if own.reading != "normalised" else {}
     return rules.model_copy(update=changes)
@@ -300,6 +305,11 @@ def _prompts(named: str, row: Benchmark, split: str, rules: DsgRules) -> list[Be
             "write them first: `selma questions`."
         )
     return benchmark_prompts
+
+
+def _as_published(named: str, row: Benchmark, split: str, rules: DsgRules) -> list[BenchmarkPrompt]:
+    """The benchmark's prompts with all dependencies, by which published ones are known."""
+    return _prompts(named, row, split, rules.model_copy(update={"dependencies": "lenient"}))
 
 
 def images_of(

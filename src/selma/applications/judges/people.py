@@ -39,7 +39,7 @@ from selma.scores.answering import (
     warn_of_unread,
 )
 from selma.scores.benchmarks import benchmark_of, counted, read_benchmark
-from selma.scores.benchmarks.layouts import Rules
+from selma.scores.benchmarks.layouts import Rules, rules_named
 from selma.scores.describing import CHECKS, PEOPLE
 from selma.scores.tifa import match_choices
 from selma.scores.votes import ImageKey, Votes, read_scores, read_votes
@@ -81,7 +81,7 @@ def voted_images(
     named = benchmark or (str(votes) if known.has_prompts else config.scores.benchmark)
     row = benchmark_of(named)
     every = row.prompts(config.scores.split) if row.prompts is not None else read_benchmark(named)
-    rules = row.rules(config.scores.rules)
+    rules = rules_named(row, config.scores)
     by_id = {prompt.id: prompt for prompt in counted(every, rules, named=named)}
     prompts = {
         id: by_id[own]

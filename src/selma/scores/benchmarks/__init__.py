@@ -199,9 +199,10 @@ def _of_groups(
 def counted(asked: Sequence[BenchmarkPrompt], rules: Rules, *, named: str) -> list[BenchmarkPrompt]:
     """Of prompts of the benchmark that a setting names, those that the rules count, with the
     questions that they count. Raises DataError for a file that the rules cannot be applied to."""
-    if rules.counted is None:
+    if rules.counted is None and rules.read is None:
         return list(asked)
-    counting = {prompt.id: prompt for prompt in rules.counted(read_benchmark(named))}
+    every = read_benchmark(named) if rules.read is None else rules.read(as_path(named))
+    counting = {prompt.id: prompt for prompt in (rules.counted or list)(every)}
     left = [counting[p.id] for p in asked if p.id in counting and counting[p.id].questions]
     if not left:
         raise DataError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -40,8 +41,8 @@ Dependencies = Literal["lenient", "whole_item", "verbatim"]
 """What a dependency cell such as "1, 3" means.
 
 - lenient: a list of ids, blanks ignored; what is no id of the item is an invalid reference;
-- whole_item: DSG's released code: one cell that is not a list of numbers removes all dependencies
-  of its item;
+- whole_item: DSG's released code: one cell that is not a list of numbers, as an empty one and "1,",
+  removes all dependencies of its item;
 - verbatim: SELMA's released code: nothing is stripped, so that " 3" after a comma is no id.
 """
 
@@ -164,26 +165,6 @@ def has_layout(path: Path) -> bool:
     return bool(distinctive & set(columns(path)))
 
 
-def whole_items(prompts: Sequence[BenchmarkPrompt]) -> list[BenchmarkPrompt]:
-    """Prompts read with lenient dependencies, with those of `whole_item`."""
-    return [
-        prompt.model_copy(
-            update={
-                "questions": tuple(
-                    question.model_copy(update={"parents": parents})
-                    for question, parents in zip(
-                        prompt.questions,
-                        _parents([",".join(q.parents) or "0" for q in prompt.questions],
-                                 "whole_item"),
-                        strict=True,
-                    )
-                )
-            }
-        )
-        for prompt in prompts
-    ]  # fmt: skip
-
-
 def _published(prompt: BenchmarkPrompt) -> bool:
     """Whether a prompt of DSG-1k has its published questions and dependencies."""
     return prompt_digest(prompt) in digests("dsg-1k")
@@ -199,7 +180,7 @@ DSG = Benchmark(
         ),
         zeroing="one_level",
         reading="exact",
-        counted=whole_items,
+        read=partial(read_dsg, dependencies="whole_item"),
         about="Only the exact text yes counts, a no takes the points of its direct children alone, "
         "and one broken cell takes away all dependencies of its prompt.",
     ),

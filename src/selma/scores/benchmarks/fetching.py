@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -81,6 +81,22 @@ def verify(benchmark: Benchmark, folder: AnyPath) -> list[Fetched]:
             )
         verified.append(present)
     return verified
+
+
+def is_file_of(benchmark: Benchmark, path: Path) -> bool:
+    """Whether this is one of the benchmark's files, whatever it is called, or a folder in which
+    some of them lie and no other file has their names, by their checksums."""
+    if path.is_dir():
+        found = [_is_whole(path, file) for file in benchmark.files if (path / file.name).exists()]
+        return bool(found) and all(found)
+    return any(_is_whole(path.parent, replace(f, name=path.name)) for f in benchmark.files)
+
+
+def _is_whole(folder: Path, file: RemoteFile) -> bool:
+    try:
+        return _present(folder, file) is not None
+    except DataError:
+        return False
 
 
 def fetchables() -> list[Benchmark]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from selma.errors import ConfigError
 from selma.paths import AnyPath, as_path
@@ -16,6 +16,9 @@ from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.scores import Zeroing
 from selma.scores.faithfulness import Reading
 from selma.scores.measures import Measure
+
+if TYPE_CHECKING:  # importing all settings takes a while, and reading a benchmark needs none
+    from selma.config.scores import ScoresConfig
 
 Split = Literal["dev", "test"]
 RulesName = Literal["sound", "released"]
@@ -71,6 +74,8 @@ class Rules:
     counted: Callable[[Sequence[BenchmarkPrompt]], list[BenchmarkPrompt]] | None = None
     """All prompts of the file → those that count, with the questions that count; None counts all.
     The judge is asked all the same."""
+    read: Callable[[Path], list[BenchmarkPrompt]] | None = None
+    """Reads the file where the program reads it otherwise; None is as the benchmark does."""
     about: str = ""
     """In what they differ from sound ones: a sentence, for reports."""
 
@@ -122,6 +127,29 @@ class Benchmark:
                 f"released with it, but {name} came."
             )
         return self.released
+
+
+def rules_named(benchmark: Benchmark, scores: ScoresConfig) -> Rules:
+    """The rules that settings name. Raises ConfigError where they also name a zeroing, which the
+    rules have otherwise."""
+    rules = benchmark.rules(scores.rules)
+    named = scores.zeroing if "zeroing" in scores.model_fields_set else None
+    require_agreement(rules, "zeroing", named, key="scores.zeroing")
+    return rules
+
+
+def require_agreement(
+    rules: Rules, field: Literal["zeroing", "reading"], named: str | None, *, key: str
+) -> None:
+    """Raises ConfigError if released rules have another zeroing or reading than what is named."""
+    own = getattr(rules, field)
+    # A reading that is not the program's own is the common one, which what is named goes before.
+    if named is not None and named != own and own not in (None, "normalised"):
+        raise ConfigError(
+            f"{key} must be {own}, or be left out, as the released rules of "
+            f"{rules.measure.label!r} have it, but is {named}. Leave it out, or count by sound "
+            "rules."
+        )
 
 
 def group_of(item_id: str) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.scores.benchmarks import BENCHMARKS
+from selma.scores.benchmarks.fetching import is_file_of
+from selma.scores.benchmarks.layouts import Benchmark
 
 
 def published(benchmark_prompts: Sequence[BenchmarkPrompt]) -> str | None:
@@ -15,3 +18,11 @@ def published(benchmark_prompts: Sequence[BenchmarkPrompt]) -> str | None:
         if row.published and benchmark_prompts and all(map(row.published, benchmark_prompts)):
             return row.name
     return None
+
+
+def is_of(benchmark: Benchmark, named: str, prompts: Sequence[BenchmarkPrompt]) -> bool:
+    """Whether prompts read from what settings name are the published ones: by their words where
+    the benchmark knows those, else by its files' checksums, where it has files."""
+    if benchmark.published is not None:
+        return bool(prompts) and all(map(benchmark.published, prompts))
+    return not benchmark.files or is_file_of(benchmark, Path(named))
