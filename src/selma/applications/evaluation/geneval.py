@@ -11,11 +11,21 @@ from typing import Any
 
 from selma.errors import DataError
 from selma.paths import AnyPath, as_path
+from selma.plurals import counted
 from selma.scores import statistics
 from selma.textfiles import json_rows
 from selma.texts import quoted
 
 _DIGITS = 4
+TAGS = {
+    "single_object": 80,
+    "two_object": 99,
+    "counting": 80,
+    "colors": 94,
+    "position": 100,
+    "color_attr": 100,
+}
+"""GenEval's tags → how many prompts it has of each."""
 
 
 def score_geneval(path: AnyPath, *, seed: int = 0, resamples: int = 10_000) -> dict[str, Any]:
@@ -23,7 +33,8 @@ def score_geneval(path: AnyPath, *, seed: int = 0, resamples: int = 10_000) -> d
 
     `score` is the mean of the tags' shares of right images, as in its own summary, with its
     interval over prompts; `right_images` and `right_prompts` (with any right image) are its other
-    figures. Raises DataError for a row that is not an image's.
+    figures. `missing_tags`, `prompts_too_few` and `other_tags` say in what the file is not all of
+    GenEval. Raises DataError for a row that is not an image's, and an image with two rows.
     """
     path = as_path(path)
     if not path.exists():
@@ -37,6 +48,13 @@ def score_geneval(path: AnyPath, *, seed: int = 0, resamples: int = 10_000) -> d
                 f"{path}, result {number}: tag must be a text and correct true or false, but they "
                 f"are {quoted(row.get('tag'))}, {quoted(row.get('correct'))}."
             )
+    files = Counter(row["filename"] for row in rows if isinstance(row.get("filename"), str))
+    if twice := [name for name, count in files.items() if count > 1]:
+        raise DataError(
+            f"{path} must have one result for each image, but "
+            f"{counted(len(twice), 'image has', 'images have')} several, {quoted(twice[0])} first. "
+            "Remove those that are not wanted."
+        )
     images = Counter(row["tag"] for row in rows)
     bootstrap = {"seed": seed, "resamples": resamples}
     overall = statistics.interval(*_terms(rows, images), **bootstrap)
@@ -45,6 +63,7 @@ def score_geneval(path: AnyPath, *, seed: int = 0, resamples: int = 10_000) -> d
         for tag in images
     }
     prompts = _by_prompt(rows)
+    prompts_by_tag = Counter(tag for tag, _ in prompts)
     return {
         "measure": "GenEval",
         "score": round(overall.mean, _DIGITS),
@@ -68,6 +87,14 @@ def score_geneval(path: AnyPath, *, seed: int = 0, resamples: int = 10_000) -> d
         "images": len(rows),
         "prompts": len(prompts),
         "images_by_tag": dict(images),
+        "prompts_by_tag": dict(prompts_by_tag),
+        "missing_tags": [tag for tag in TAGS if tag not in images],
+        "other_tags": [tag for tag in images if tag not in TAGS],
+        "prompts_too_few": {
+            tag: [prompts_by_tag[tag], wanted]
+            for tag, wanted in TAGS.items()
+            if 0 < prompts_by_tag[tag] < wanted
+        },
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from selma.applications.evaluation.geneval import TAGS
 from selma.ids import listed
 from selma.plurals import counted
 from selma.records.scores import Interval, JudgeInfo
@@ -103,8 +104,10 @@ def print_given_scores(result: Mapping[str, Any], console: Console) -> None:
 def print_geneval(result: Mapping[str, Any], console: Console) -> None:
     """Print what `score_geneval` found."""
     low, high = result["interval"]
+    missing, others = result["missing_tags"], result["other_tags"]
+    part = f" of {len(TAGS) - len(missing)} of {len(TAGS)} tags" if missing else ""
     console.print(
-        f"GenEval {points(result['score'])}  (95%: {points(low)} to {points(high)}"
+        f"GenEval {points(result['score'])}{part}  (95%: {points(low)} to {points(high)}"
         f"{_error(result)})",
         style="italic",
         highlight=False,
@@ -122,6 +125,14 @@ def print_geneval(result: Mapping[str, Any], console: Console) -> None:
         f"{points(result['right_prompts'])}",
         highlight=False,
     )
+    too_few = [f"{tag} {n} of {all}" for tag, (n, all) in result["prompts_too_few"].items()]
+    for what, names in (
+        ("Tags that are missing", ", ".join(missing)),
+        ("Tags that GenEval does not have, counted all the same", listed(others, missing)),
+        ("Prompts that are there", ", ".join(too_few)),
+    ):
+        if names:
+            console.print(f"{what}: {names}.", highlight=False, markup=False)
 
 
 def _joined(result: Mapping[str, Any]) -> Iterator[str]:
