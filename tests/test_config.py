@@ -96,6 +96,8 @@ BROKEN = {
     "images: {steps: yes, guidance: yes}": "has 2 mistakes",
     "scores: {experts: {coco: yes}}": "scores.experts: Input should be a valid boolean (came: a m",
     "merged: {method: ties, lambda: yes}": "merged.scale: must not be true or false",
+    "scores: {judge: blip-vqa, choosing_judge: {kind: transformers, "
+    "model: salesforce/BLIP-vqa-capfilt-large}}": "judge and choosing_judge must differ",
     "scores: {judge: toybox-b}": "judge and choosing_judge must differ",
     "scores: {judge: gpt}": "scores.judge",
     "scores: {judge: {kind: cloud, model: m}}": "must be toybox-a, toybox-b, toybox-regions, qwen3",

@@ -51,6 +51,8 @@ def test_tables_of_users(tmp_path: Path, encoding: str) -> None:
         (b'[{"a": 1}, 2]', "entry 2 is 2"),
         (b'{"a": 1}\n{"text": "\\ud83d"}\n', "line 2 has one half of a character"),
         (b'[{"text": "x\\ude00"}]', "entry 1 has one half of a character"),
+        (b'{"a": 1}\n{"a": 1, "a": 2}\n', "line 2 cannot be used: the key 'a' stands there twice"),
+        (b'[{"a": {"b": 1, "b": 2}}]', "the key 'b' stands there twice"),
         (b'[{"a": 1}', "begins like a JSON list, but is none"),
         (b'{"a": 1}\n{"text": "L\xf6we"}\n', "line 2: text must be UTF-8, but is not. Save it as"),
         (LINES.encode("utf-16-le"), "line 1|UTF-8"),

@@ -24,9 +24,8 @@ def read_text(path: Path) -> str:
         data = plain_bytes(path, most=MOST_BYTES)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-16" if is_wide else "utf-8-sig")
+        return data.decode(encoding_of(data))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
@@ -34,10 +33,17 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+def encoding_of(data: bytes) -> str:
+    """The encoding of a text file that begins so: UTF-8, or UTF-16 with a byte order mark."""
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if is_wide else "utf-8-sig"
+
+
 def json_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file, or of one JSON list of them; [] if there is no file.
 
-    Empty lines are left out. Raises DataError with the line that is no object.
+    Empty lines are left out. Raises DataError with the line that is no object, or has a key
+    twice.
     """
     if not path.exists():
         return []
@@ -49,18 +55,18 @@ def json_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        row = _parsed(line)
+        row = _parsed(line, f"{path}, line {number}")
         if not isinstance(row, dict):
             raise DataError(
                 f"{path}, line {number} must be one JSON object, but is {line.strip()[:80]!r}. "
                 "Correct this line."
             )
-        rows.append(_written(row, path, f"line {number}"))
+        rows.append(require_writable(row, f"{path}, line {number}"))
     return rows
 
 
 def _listed(path: Path, text: str) -> list[dict[str, Any]]:
-    rows = _parsed(text)
+    rows = _parsed(text, str(path))
     if not isinstance(rows, list):
         raise DataError(
             f"{path} begins like a JSON list, but is none. Write one JSON object in each line."
@@ -70,7 +76,7 @@ def _listed(path: Path, text: str) -> list[dict[str, Any]]:
             raise DataError(
                 f"{path} must list JSON objects, but entry {number} is {quoted(row)}. Correct it."
             )
-    return [_written(row, path, f"entry {number}") for number, row in enumerate(rows, 1)]
+    return [require_writable(row, f"{path}, entry {number}") for number, row in enumerate(rows, 1)]
 
 
 def writable(text: str) -> str:
@@ -78,12 +84,12 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _written(row: dict[str, Any], path: Path, part: str) -> dict[str, Any]:
-    """The row, if it can be written again."""
+def require_writable(row: dict[str, Any], where: str | Path) -> dict[str, Any]:
+    """What was read there, if it can be written again. Raises DataError."""
     text = json.dumps(row, ensure_ascii=False)
     if text != writable(text):
         raise DataError(
-            f"{path}, {part} has one half of a character (a lone surrogate such as \\ud83d). "
+            f"{where} has one half of a character (a lone surrogate such as \\ud83d). "
             "Write the whole character."
         )
     return row
@@ -104,11 +110,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str, where: str) -> Any:
+    """What the text says; None where it is no JSON. Raises DataError for a key that stands there
+    twice."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parsed_json(text)
+    except (json.JSONDecodeError, RecursionError):
         return None
+    except ValueError as error:
+        raise DataError(f"{where} cannot be used: {error}.") from error
 
 
 def csv_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:

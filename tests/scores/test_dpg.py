@@ -196,6 +196,7 @@ def test_grids_are_cut_into_images_row_by_row(tmp_path: Path) -> None:
     assert released["score"] == pytest.approx(100 * (3 / 4 + 4 / 4) / 2)
     assert released["categories_broad"]["entity"] == pytest.approx(200 / 3, abs=1e-3)
     assert "first row" in released["counting_about"]
+    assert released["not_asked"] == [], "what the rules leave out was asked all the same"
     whole = score_images(folder, **how)
     assert whole["score"] == 100.0, "the first cell is green everywhere"
     with pytest.raises(DataError, match="must be a grid of 3 x 2 images"):

@@ -282,7 +282,21 @@ def test_files_may_lie_in_folders(site: Server, tmp_path: Path) -> None:
     broken = replace(file, sha256="0" * 64)
     with pytest.raises(FetchError, match="must have the sha256 0000"):
         fetch(replace(row, files=(broken,)), tmp_path / "other")
-    assert names(tmp_path / "other" / "test_prompts") == []
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_download_that_fails_leaves_no_empty_folder(site: Server, tmp_path: Path) -> None:
+    gone = replace(benchmark(site).files[0], url="http://127.0.0.1:9/file.json")
+    row = replace(benchmark(site), files=(replace(gone, name="in/a/folder.json"),))
+    with pytest.raises(FetchError, match="Nothing was written"):
+        fetch(row, tmp_path / "data" / "to")
+    assert names(tmp_path) == []
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(FetchError):
+        fetch(row, tmp_path / "mine" / "to")
+    with pytest.raises(FetchError):
+        fetch(row, tmp_path / "mine")
+    assert names(tmp_path) == ["mine"], "what was there stays"
 
 
 def test_every_benchmark_is_listed_with_address_and_licence() -> None:

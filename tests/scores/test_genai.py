@@ -96,7 +96,7 @@ def test_the_score_is_the_probability_of_yes_however_spelled(tmp_path: Path) -> 
         "counting": pytest.approx(81),
         "negation": pytest.approx(16),
         "advanced": pytest.approx((81 + 16) / 2),
-        "all": pytest.approx(91),
+        "no skill": pytest.approx(91),  # "all" would be read as the total
     }
     # The third prompt has no skill, and is not among its program's "all".
     assert released["score"] == pytest.approx((60 + 10) / 2)
@@ -108,3 +108,23 @@ def test_an_id_that_stands_twice_is_an_error(tmp_path):
     (tmp_path / "genai_image.json").write_text(f'{{"00000": {row}, "00000": {row}}}')
     with pytest.raises(DataError, match="stands there twice"):
         read_benchmark(tmp_path / "genai_image.json")
+
+
+def test_without_skills_the_group_is_all(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    (folder / "genai_skills.json").unlink()
+    assert {prompt.group for prompt in read_benchmark(folder)} == {"all"}
+
+
+def test_a_file_is_known_whatever_stands_before_its_first_prompt(tmp_path: Path) -> None:
+    first = {"models": {"SDXL_Base": [4], "b": {}}, "note": "a } in it", "prompt": "a baker"}
+    folder = write(tmp_path, {"00000": first})
+    assert layout_of(folder) is GENAI
+    write(tmp_path, {"00000": {"text": "a baker", "prompts": {}}})
+    assert not GENAI.recognises(folder)
+
+
+@pytest.mark.parametrize("text", ["a \ud83d baker", "\u200b", " "])
+def test_a_prompt_that_is_no_text_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match=r"half of a character|prompt must be a text"):
+        read_benchmark(write(tmp_path, {"00000": {"prompt": text}}))

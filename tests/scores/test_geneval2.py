@@ -66,6 +66,12 @@ def test_lines_become_prompts_with_spellings(tmp_path: Path) -> None:
     assert {question.spellings for question in second.questions} == {YES}
 
 
+def test_a_brace_in_a_prompt_hides_no_layout(tmp_path: Path) -> None:
+    row = LINES[0] | {"prompt": 'a "}" on a wall', "about": {"a": {}}}
+    last = {"vqa_list": row.pop("vqa_list")}
+    assert layout_of(write(tmp_path, [row | last])) is GENEVAL2
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -73,6 +79,9 @@ def test_lines_become_prompts_with_spellings(tmp_path: Path) -> None:
         ({"vqa_list": [["How many?", "many"]], "skills": ["count"]}, "number from one to ten"),
         ({"vqa_list": [["Is it?", "No"]], "skills": ["object"]}, "must expect Yes"),
         ({"vqa_list": [["Is it?"]], "skills": ["object"]}, "prompt 0: vqa_list"),
+        ({"prompt": " "}, "prompt 0: prompt must be a text, but is ' '"),
+        ({"prompt": "\u200b"}, "prompt 0: prompt must be a text"),
+        ({"vqa_list": [["", "Yes"]], "skills": ["object"]}, "prompt 0: question must be a text"),
     ],
 )
 def test_broken_lines_are_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:

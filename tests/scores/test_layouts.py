@@ -124,6 +124,12 @@ def test_each_layout_is_told_from_the_others(tmp_path: Path) -> None:
     asked.write_text(json.dumps([tifa()]))
     mine.write_text("text,keywords\na,b\n")
     assert [layout_of(p).name for p in (dsg, asked, mine)] == ["dsg-1k", "tifa-v1.0", "prompts"]
+    wide = tmp_path / "wide.csv"
+    for encoding in ("utf-16", "utf-8-sig"):  # what can be read is recognised
+        wide.write_text(DSG_CSV, encoding)
+        assert layout_of(wide).name == "dsg-1k" and read_benchmark(wide) == read_benchmark(dsg)
+        (tmp_path / "wide.json").write_text(json.dumps([tifa()]), encoding)
+        assert layout_of(tmp_path / "wide.json").name == "tifa-v1.0"
     # One column of DSG's is enough to be told what the others lack.
     dsg.write_text(DSG_CSV.replace("category_broad", "category"))
     with pytest.raises(DataError, match="does not hold for category_broad"):

@@ -108,6 +108,11 @@ def test_prompts_without_questions_are_counted(
     assert len(read_benchmark(folder)) == 3
     told = " ".join(capsys.readouterr().err.split())
     assert "2 prompts of Portrait have no questions in human.json and are left out, 001" in told
+    path = folder / "OneIG-Bench.csv"
+    path.write_text(path.read_text().replace("Portrait,002,A clown.,NP,short,\n", ""))
+    read_benchmark(folder)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "1 prompt of Portrait has no questions in human.json and is left out, 001" in told
 
 
 def test_two_rows_of_one_prompt_are_an_error(tmp_path: Path) -> None:

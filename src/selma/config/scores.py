@@ -256,10 +256,11 @@ class ScoresConfig(BenchmarkSettings):
 
     @model_validator(mode="after")
     def _two_judges(self) -> ScoresConfig:
-        # Another wording or precision makes no other judge: the weights would be the same.
+        # Another wording or precision makes no other judge: the weights would be the same. The Hub
+        # takes its ids in any case.
         chooses = judge_name(self.choosing_judge)
         for key, judge in self.judges.items():
-            if judge_name(judge) == chooses:
+            if judge_name(judge).casefold() == chooses.casefold():
                 raise ValueError(f"{key} and choosing_judge must differ, but both are {chooses!r}")
         return self
 

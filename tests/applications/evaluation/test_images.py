@@ -135,6 +135,15 @@ def test_missing_images_never_shrink_a_score_unnoticed(folder: Path, benchmark: 
     assert left_out["prompts"] == 38 and left_out["without_answers"] == ["p001", "p002"]
     zero = run(folder, benchmark, ColourJudge("x"), rules=rules_of("default", {"missing": "zero"}))
     assert zero["prompts"] == 40 and zero["score"] < left_out["score"]
+    for file in folder.iterdir():
+        file.unlink()
+    for missing in ("zero", "left_out", "refuse"):
+        with pytest.raises(
+            DataError, match=r"40 of 40 are missing, p000\.png first.*Generate them\.$"
+        ):
+            run(
+                folder, benchmark, ColourJudge("x"), rules=rules_of("default", {"missing": missing})
+            )
 
 
 def test_what_is_wrong_with_a_folder_is_named(folder: Path, benchmark: str, tmp_path: Path) -> None:

@@ -260,7 +260,9 @@ def _judges(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _one(judge: AnyJudge, other: AnyJudge) -> bool:
     """Whether two judges are one, by name or by weights."""
-    return judge_name(judge) == judge_name(other) or same_weights(judge, other)
+    return judge_name(judge).casefold() == judge_name(other).casefold() or same_weights(
+        judge, other
+    )
 
 
 def _of_model(recipe: Recipe) -> Iterator[str]:

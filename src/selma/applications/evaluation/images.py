@@ -101,7 +101,8 @@ def score_images(
             f"{len(benchmark_prompts)} "
             f"are missing, {missing[0]}.png first. "
             + (f"It has images of no prompt: {listed(strangers, missing)}. " if strangers else "")
-            + "Generate them, or say that missing ones are left_out or count as zero."
+            + "Generate them"
+            + (", or say that missing ones are left_out or count as zero." if generated else ".")
         )
     answers = answers or images.with_name(f"{images.resolve().name}-answers")
     seeds = 1
@@ -132,10 +133,10 @@ def score_images(
     counting_prompts = repeated(
         counted(benchmark_prompts[::seeds], counted_by, named=benchmark), seeds
     )
-    known = {prompt.id for prompt in counting_prompts}
+    known = {(prompt.id, q.id) for prompt in counting_prompts for q in prompt.questions}
     result = score_answers(
         counting_prompts,
-        [answer for answer in given if answer.prompt_id in known],
+        [answer for answer in given if (answer.prompt_id, answer.question_id) in known],
         rules=counting_rules,
         measure=counted_by.measure,
         beside=counted_by.beside,

@@ -54,15 +54,22 @@ def fetch(
 
     timeout_s: for the server to answer or go on; longest_s: for one file in all. Raises FetchError
     (no network, refused, cut short, too large, not the file) with nothing written under the file's
-    name, and DataError if another file has this name: it is never overwritten.
+    name and no empty folder left, and DataError if another file has this name: it is never
+    overwritten.
     """
     folder = as_path(folder)
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    return [
-        _present(folder, file)
-        or _bring(benchmark, file, folder, timeout_s=timeout_s, longest_s=longest_s)
-        for file in benchmark.files
-    ]
+    try:
+        return [
+            _present(folder, file)
+            or _bring(benchmark, file, folder, timeout_s=timeout_s, longest_s=longest_s)
+            for file in benchmark.files
+        ]
+    finally:
+        with suppress(OSError):  # one that holds something stays, and those around it
+            for place in new:
+                place.rmdir()
 
 
 def verify(benchmark: Benchmark, folder: AnyPath) -> list[Fetched]:
@@ -195,7 +202,6 @@ def _bring(
     benchmark: Benchmark, file: RemoteFile, folder: Path, *, timeout_s: float, longest_s: float
 ) -> Fetched:
     path = folder / file.name
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The name stays, since layouts are recognised by it; the folder is new, so that nothing of
     # others lies in it, and no link leads out of it.
     with TemporaryDirectory(prefix=".partial-", dir=folder) as place:
@@ -205,6 +211,8 @@ def _bring(
         pinned = _is_pinned(file, aside, digest)
         if not pinned:
             _readable(benchmark, file, aside)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not pinned:
             write_bytes(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n".encode())
         promote(aside, path)
     return Fetched(path, digest, pinned=pinned, new=True)

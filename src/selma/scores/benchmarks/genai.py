@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from selma.records.scores import MeasureInfo
 from selma.scores.benchmarks.layouts import Benchmark, RemoteFile, Rules, head, in_folder, unsafe_id
 from selma.scores.measures import Measure, chance, chance_of_first
 from selma.scores.soft import QUESTION_ID
-from selma.textfiles import parsed_json, read_text
-from selma.texts import quoted
+from selma.textfiles import parsed_json, read_text, require_writable
+from selma.texts import printable, quoted
 
 FILE, SKILLS = "genai_image.json", "genai_skills.json"
 WORDS = 'Does this figure show "{text}"? Please answer yes or no.'
@@ -29,12 +30,14 @@ def read_genai(path: Path) -> list[BenchmarkPrompt]:
     """Read GenAI-Bench's prompts, each with one question about all of it.
 
     path: genai_image.json, or the folder with it. Of a genai_skills.json beside it a prompt's tags
-    are its skills. Raises DataError.
+    are its skills; prompts without one are the group "no skill". Raises DataError.
     """
     file = in_folder(path, FILE)
     rows = _mapping(file)
     tags = _skills(file.with_name(SKILLS), rows)
-    return [_prompt(file, id, row, tags.get(id, ())) for id, row in rows.items()]
+    # Beside prompts with skills "all" would be read as the total.
+    group = "no skill" if tags else "all"
+    return [_prompt(file, id, row, tags.get(id, ()), group) for id, row in rows.items()]
 
 
 def read_votes(path: AnyPath) -> dict[str, dict[str, tuple[float, ...]]]:
@@ -67,19 +70,19 @@ def _mapping(file: Path) -> dict[str, Any]:
         raise DataError(f"{file} must be a JSON file, but cannot be read: {error}.") from error
     if not isinstance(content, dict) or not content:
         raise DataError(f"{file} must be a JSON object of prompts, but is {quoted(content)}.")
-    return content
+    return require_writable(content, file)
 
 
-def _prompt(file: Path, id: str, row: Any, tags: Sequence[str]) -> BenchmarkPrompt:
+def _prompt(file: Path, id: str, row: Any, tags: Sequence[str], group: str) -> BenchmarkPrompt:
     text = row.get("prompt") if isinstance(row, dict) else None
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not printable(text).strip():
         raise DataError(f"{file}, prompt {id}: prompt must be a text, but is {quoted(text)}.")
     if unsafe := unsafe_id(id):
         raise DataError(f"{file}: a prompt's id {unsafe}.")
     question = Question(
         id=QUESTION_ID, text=WORDS.format(text=text), category="global", spellings=YES
     )
-    return BenchmarkPrompt(id=id, text=text, group="all", tags=tuple(tags), questions=(question,))
+    return BenchmarkPrompt(id=id, text=text, group=group, tags=tuple(tags), questions=(question,))
 
 
 def _skills(file: Path, rows: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -105,9 +108,13 @@ def _tagged(prompts: Sequence[BenchmarkPrompt]) -> list[BenchmarkPrompt]:
 
 def _recognises(path: Path) -> bool:
     file = in_folder(path, FILE)
-    return file.suffix == ".json" and bool(
-        re.match(r'\s*\{\s*"\d+"\s*:\s*\{[^}]*"prompt"\s*:', head(file))
-    )
+    text = head(file) if file.suffix == ".json" else ""
+    begun = re.match(r'\s*\{\s*"\d+"\s*:\s*', text)
+    try:
+        first = json.JSONDecoder().raw_decode(text, begun.end())[0] if begun else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and "prompt" in first
 
 
 def _info(label: str, what: str) -> MeasureInfo:

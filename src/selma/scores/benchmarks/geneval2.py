@@ -17,7 +17,7 @@ from selma.records.scores import MeasureInfo
 from selma.scores.benchmarks.layouts import Benchmark, RemoteFile, Rules, first_keys, in_folder
 from selma.scores.measures import Measure, chance, chance_repeated, geometric
 from selma.textfiles import json_rows
-from selma.texts import mistake_at
+from selma.texts import mistake_at, printable, quoted
 
 FILE = "geneval2_data.jsonl"
 YES = ("Yes", "yes", " yes", " Yes")
@@ -53,6 +53,11 @@ def _prompt(path: Path, number: int, given: object) -> BenchmarkPrompt:
         raise DataError(
             f"{path}, prompt {number}: {mistake_at(mistake['loc'], mistake['msg'])}."
         ) from error
+    for what, text in (("prompt", row.prompt), *(("question", asked) for asked, _ in row.vqa_list)):
+        if not printable(text).strip():
+            raise DataError(
+                f"{path}, prompt {number}: {what} must be a text, but is {quoted(text)}."
+            )
     if len(row.skills) != len(row.vqa_list):
         raise DataError(
             f"{path}, prompt {number}: each question must have a skill, but "

@@ -16,6 +16,7 @@ from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.scores import Zeroing
 from selma.scores.faithfulness import Reading
 from selma.scores.measures import Measure
+from selma.textfiles import encoding_of
 
 if TYPE_CHECKING:  # importing all settings takes a while, and reading a benchmark needs none
     from selma.config.scores import ScoresConfig
@@ -190,11 +191,13 @@ def in_folder(path: AnyPath, name: str) -> Path:
 
 
 def head(path: Path) -> str:
-    """The beginning of a file as text; "" if it cannot be read. Invalid UTF-8 is replaced."""
+    """The beginning of a file as text, in the encoding that it is read in; "" if it cannot be read.
+    What is invalid is replaced."""
     try:
-        return plain_head(path, most=_HEAD_BYTES).decode("utf-8-sig", errors="replace")
+        data = plain_head(path, most=_HEAD_BYTES)
     except OSError:
         return ""
+    return data.decode(encoding_of(data), errors="replace")
 
 
 def columns(path: Path) -> list[str]:
@@ -212,5 +215,14 @@ def first_keys(path: Path) -> set[str]:
     for any other file."""
     if path.suffix.lower() not in (".json", ".jsonl"):
         return set()
-    first, _, _ = head(path).partition("}")
-    return set(re.findall(r'"([A-Za-z_]+)"\s*:', first))
+    text, depth = head(path), 0
+    keys: set[str] = set()
+    # A brace within a text ends nothing, and the first object not before those within it.
+    for part in re.finditer(r'"((?:[^"\\]|\\.)*)"(\s*:)?|[{}]', text):
+        if part[0] in "{}":
+            depth += 1 if part[0] == "{" else -1
+            if depth <= 0:
+                break
+        elif part[2]:
+            keys.add(part[1])
+    return keys

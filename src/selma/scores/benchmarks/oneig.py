@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.errors import DataError
-from selma.plurals import counted
+from selma.plurals import counted, word
 from selma.progress import warn
 from selma.records.benchmarks import BenchmarkPrompt, Question
 from selma.records.scores import MeasureInfo
@@ -47,8 +47,9 @@ def read_oneig(path: Path) -> list[BenchmarkPrompt]:
         unasked = [id for kind, id in texts if kind == category and id not in rows]
         if unasked:
             warn(
-                f"{path / PROMPTS}: {counted(len(unasked), 'prompt')} of {category} have no "
-                f"questions in {file.name} and are left out, {unasked[0]} first."
+                f"{path / PROMPTS}: {counted(len(unasked), 'prompt')} of {category} "
+                f"{word(len(unasked), 'has', 'have')} no questions in {file.name} and "
+                f"{word(len(unasked), 'is', 'are')} left out, {unasked[0]} first."
             )
         for id, row in rows.items():
             where = f"{file}, {id}"

@@ -17,7 +17,7 @@ from selma.records.scores import MeasureInfo
 from selma.scores.benchmarks.layouts import Benchmark, RemoteFile, Rules
 from selma.scores.measures import Measure
 from selma.textfiles import json_rows
-from selma.texts import quoted
+from selma.texts import printable, quoted
 
 DIMENSIONS = {
     "basic: attribute": ("shape+color", "color+texture", "texture+color", "shape+texture"),
@@ -80,7 +80,7 @@ def _of_type(texts: Path, asked: Path, type: str) -> list[BenchmarkPrompt]:
     for number, (row, about) in enumerate(zip(prompts, questions, strict=True)):
         for length in _LENGTHS:
             text = row.get(f"{length}_description")
-            if not isinstance(text, str) or not text.strip():
+            if not isinstance(text, str) or not printable(text).strip():
                 raise DataError(
                     f"{texts}: {type}, line {number + 1}: {length}_description must be a text, but "
                     f"is {quoted(text)}."
@@ -102,7 +102,7 @@ def _questions(asked: Path, type: str, number: int, row: dict[str, Any]) -> tupl
         isinstance(texts, list)
         and isinstance(answers, list)
         and len(texts) == len(answers) > 0
-        and all(isinstance(text, str) and text.strip() for text in texts)
+        and all(isinstance(text, str) and printable(text).strip() for text in texts)
         and all(isinstance(a, str) and a.strip().lower() in ("yes", "no") for a in answers)
     ):
         raise DataError(
