@@ -10,7 +10,7 @@ import pytest
 
 from selma import image_places
 from selma.errors import DataError
-from selma.image_places import image_of, image_place, make_folders, places
+from selma.image_places import image_of, image_place, make_folders, places, possible_places
 from selma.images.pairs import METADATA, read_generated, write_metadata
 from selma.records.images import Pair
 from selma.records.prompts import Prompt, prompt_id
@@ -59,6 +59,16 @@ def test_an_image_is_found_wherever_it_lies(tmp_path: Path) -> None:
         assert image_place(tmp_path, path.name) == path
         assert image_of(tmp_path, path.stem) == path
     assert image_of(tmp_path, "none") == tmp_path / "none.png"
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("count", [3, 30])
+def test_what_is_paid_for_is_known_wherever_it_may_lie(tmp_path: Path, count: int) -> None:
+    many = names(count)
+    possible = possible_places(many)
+    assert {path.relative_to(tmp_path).as_posix() for path in places(tmp_path, many)} <= {*possible}
+    assert {*many} <= {*possible}
+    assert (possible == many) == (count <= image_places.FLAT)
 
 
 @pytest.mark.usefixtures("small")

@@ -734,3 +734,22 @@ def test_a_manifest_of_very_many_files_is_written_in_parts(tmp_path) -> None:
     tracemalloc.stop()
     assert (tmp_path / "manifest.json").stat().st_size > 14e6
     assert peak < 12e6
+
+
+def test_what_was_paid_for_in_a_folder_of_an_item_is_taken_along(tmp_path) -> None:
+    def item(version: str) -> Item:
+        recipe = {"a": 1, "versions": {"server": version}}
+        paid = ["train/3f/a.png", "train/b.png"]
+        return Workspace(tmp_path).item("2-images", "coco", recipe=recipe, paid=paid)
+
+    path = item("1").begin()
+    (path / "train" / "3f").mkdir(parents=True)
+    for name in ("train/3f/a.png", "train/b.png", "notes.json"):
+        (path / name).write_bytes(name.encode())
+    upgraded = item("2")
+    upgraded.begin()
+    assert (path / "train/3f/a.png").read_bytes() == b"train/3f/a.png"
+    assert (path / "train/b.png").read_bytes() == b"train/b.png"
+    assert not (path / "notes.json").exists()
+    (aside,) = (tmp_path / "superseded").iterdir()
+    assert (aside / "train/3f/a.png").is_file() and (aside / "notes.json").is_file()

@@ -34,6 +34,13 @@ def places(folder: Path, names: Iterable[str]) -> list[Path]:
     ]
 
 
+def possible_places(names: Iterable[str]) -> list[str]:
+    """All that `places` may name below the folder."""
+    every = list(names)
+    digits = _digits(len(every))
+    return every + ([_below(name, digits) for name in every] if digits else [])
+
+
 def image_place(folder: Path, name: str) -> Path:
     """Where the image of this name is; in the folder itself if it is nowhere. Raises DataError for
     a name that leads out of the folder."""

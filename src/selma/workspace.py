@@ -386,7 +386,7 @@ class Item:
         elif paid:
             aside = self._free_place(key, begun=True)
             self._copy(paid, self.path, aside)
-            self._move_out(aside, {*guests, *paid, PLAN})
+            self._move_out(aside, {*guests, *(name.partition("/")[0] for name in paid), PLAN})
             write_json(aside / PLAN, {"key": key, "recipe": earlier.recipe})
             write_json(self.path / PLAN, self._plan)
         else:
@@ -395,7 +395,7 @@ class Item:
     def _copy(self, names: Iterable[str], source: Path, target: Path) -> None:
         for name in names:
             if not (target / name).exists():  # of a start that was killed
-                make_folder(target)
+                make_folder((target / name).parent)
                 write_bytes(target / name, (source / name).read_bytes())
 
     def _require_known(self) -> None:

@@ -20,7 +20,7 @@ from selma.config.networks import AnyBase, BaseConfig, ServedBase
 from selma.disk import make_folder
 from selma.errors import DataError, LeftToOthers
 from selma.image_files import is_whole_png, png_bytes
-from selma.image_places import make_folders, places
+from selma.image_places import make_folders, places, possible_places
 from selma.imagefolders import METADATA
 from selma.images.choosing import CANDIDATES, Accepting, best, require_pairs, scored
 from selma.images.pairs import read_generated, write_metadata
@@ -271,7 +271,7 @@ def _generate_skill(
     if choose and choose.score_threshold is not None:
         recipe["score_threshold"] = choose.score_threshold
     own = () if choose else generation.names(prompts)
-    paid = _paid(generation.base, (f"train/{name}" for name in own))
+    paid = [f"train/{name}" for name in _paid(generation.base, own)]
     item = folder.item(IMAGES, skill, recipe=recipe, paid=paid)
     if choose:  # asked for here, so that the folder knows where they lie even if all is done
         _item_of_candidates(skill, _asked(skill, prompts, accepting), generation, folder)
@@ -409,7 +409,8 @@ def _choose(
 
 def _paid(base: AnyBase, names: Iterable[str]) -> list[str]:
     """The names of images that cost money; see `workspace.Item`."""
-    return list(names) if isinstance(base, ServedBase) and base.price_per_image else []
+    costs = isinstance(base, ServedBase) and base.price_per_image
+    return possible_places(names) if costs else []
 
 
 def _image_name(prompt: Prompt, number: int) -> str:

@@ -92,6 +92,7 @@ class SimilarityIndex:
         self._sizes = set[int]()
         self._times: Counter[str] = Counter()
         self._count = 0
+        self._read: tuple[str, list[str]] = ("", [])
         self._last: tuple[str, str, list[str]] | None = None
 
     def __len__(self) -> int:
@@ -114,6 +115,8 @@ class SimilarityIndex:
         coded, words = self._coded(text)
         groups = chain.from_iterable(combinations(words, size) for size in self._sizes)
         near = set[str]().union(*filter(None, map(self._holders.get, groups)))
+        if not near:
+            return False
         # rapidfuzz goes through them, in compiled code; its floats decide nothing by themselves.
         above = extract_iter(
             coded, list(near), scorer=Indel.normalized_similarity, score_cutoff=self._cutoff
@@ -130,9 +133,11 @@ class SimilarityIndex:
         """The text with one character for each word, which rapidfuzz compares fast, and these
         characters in order, a word's second use as "ww". A text that was asked about is mostly
         added next."""
+        if self._read[0] != text:
+            self._read = (text, words_for(text, self._arithmetic))
         if self._last is None or self._last[0] != text or (adding and _UNKNOWN in self._last[1]):
             character = self._new_character if adding else self._character
-            coded = "".join(map(character, words_for(text, self._arithmetic)))
+            coded = "".join(map(character, self._read[1]))
             words = sorted(coded)
             if len(set(coded)) < len(coded):
                 times = Counter(coded)
