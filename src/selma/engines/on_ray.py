@@ -35,6 +35,7 @@ def opened(settings: RayEngine) -> Iterator[OnRay]:
             "engine.kind ray needs the package ray, which is missing. Install it: "
             "pip install 'selma[ray]'."
         ) from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     own = not ray.is_initialized()
     if own:
         try:
