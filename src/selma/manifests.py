@@ -266,14 +266,14 @@ def _canonical_parts(manifest: Mapping[str, Any]) -> Iterator[str]:
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, signed, as `workspace.write_json` would; of its files no more than a part
     is text in memory."""
-    whole = signed(manifest)
-    text = _indented({**whole, "files": {}}) + "\n"
-    before, after = text.split('"files": {}', 1) if whole["files"] else (text, "")
+    with_digest = signed(manifest)
+    text = _indented({**with_digest, "files": {}}) + "\n"
+    before, after = text.split('"files": {}', 1) if with_digest["files"] else (text, "")
     with written(folder / FILE) as out:
         out.write(before.encode())
-        if whole["files"]:
+        if with_digest["files"]:
             out.write(b'"files": {')
-            for number, part in enumerate(_parts_of(whole["files"])):
+            for number, part in enumerate(_parts_of(with_digest["files"])):
                 lines = _indented({"files": part}).split("\n")[2:-2]
                 out.write((",\n" if number else "\n").encode() + "\n".join(lines).encode())
             out.write(b"\n }")

@@ -59,19 +59,19 @@ def export_shards(
 
 def _folders(images: Path, skills: Sequence[str]) -> dict[str, Path]:
     """Skill → the finished item of its pairs."""
-    there = {
+    by_skill = {
         path.name: path
         for path in sorted(images.iterdir() if images.is_dir() else ())
         if path.is_dir() and not path.name.startswith(("_", "."))
     }
-    unknown = [skill for skill in skills if skill not in there]
-    if unknown or not there:
+    unknown = [skill for skill in skills if skill not in by_skill]
+    if unknown or not by_skill:
         raise ConfigError(
             f"{images} must have a folder of each skill's images, but has "
-            f"{', '.join(there) or 'none'}"
+            f"{', '.join(by_skill) or 'none'}"
             + (f" and not {', '.join(unknown)}." if unknown else ". Run `selma images` first.")
         )
-    folders = {skill: there[skill] for skill in skills or there}
+    folders = {skill: by_skill[skill] for skill in skills or by_skill}
     for skill, folder in folders.items():
         if read_manifest(folder) is None:
             raise WorkspaceError(

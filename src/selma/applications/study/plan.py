@@ -155,9 +155,9 @@ def images_path(model: str) -> str:
     return f"{SCORES}/images/{model}"
 
 
-def images_in(made: Mapping[str, Any]) -> dict[str, Any]:
+def images_in(of_item: Mapping[str, Any]) -> dict[str, Any]:
     """Prompt id → its image's size and sha256, by the manifest of a model's images."""
-    return {PurePosixPath(name).stem: entry for name, entry in made.get("files", {}).items()}
+    return {PurePosixPath(name).stem: entry for name, entry in of_item.get("files", {}).items()}
 
 
 def _finished_images(run: Path, model: str) -> dict[str, Any]:
