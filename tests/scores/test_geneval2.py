@@ -151,12 +151,9 @@ def test_a_folder_of_images_is_scored_and_kept(tmp_path: Path) -> None:
     judges: list[Any] = [Counter()]
     how: dict[str, Any] = {"rules": DsgRules(), "resamples": 100, "benchmark": str(path)}
     found = score_images(folder, load=Loaders(judge=lambda *_, **__: judges[0]), **how)
-    # "four" and "4" are two tokens of this judge, which it both knows to be certain.
-    twice = (2 * 1 * 1) ** (1 / 3)
-    assert found["score"] == pytest.approx(100 * (twice + 0.2) / 2, abs=1e-3)
-    assert found["beside"]["Soft-TIFA AM"]["score"] == pytest.approx(
-        100 * (4 / 3 + 0.2) / 2, abs=1e-3
-    )
+    # "four" and "4" are two tokens of this judge, both certain: no more than certain together.
+    assert found["score"] == pytest.approx(100 * (1 + 0.2) / 2, abs=1e-3)
+    assert found["beside"]["Soft-TIFA AM"]["score"] == pytest.approx(100 * (1 + 0.2) / 2, abs=1e-3)
     assert found["answers"]["001"]["1"]["first"] == [["yes", 0.2]] * 4
     assert found["groups"]["4 atoms"] == pytest.approx(20)
     judges[0] = type("Deaf", (Counter,), {"spell": lambda *_: pytest.fail("is kept")})()
@@ -299,6 +296,11 @@ def test_probabilities_that_sum_to_more_than_one_are_the_servers_mistake() -> No
 
 
 def test_rounding_and_impossible_tokens_are_probabilities() -> None:
+    shared = [("four", math.log(0.8)), ("4", math.log(0.24))]
+    first = dict(told_by(tells(shared))[1])
+    assert (first["four"], first["4"]) == (0.7692, 0.2308), "1.04 in sum are 1"
+    with pytest.raises(ModelError, match=r"sum to 1\.06"):
+        told_by(tells([("four", math.log(0.8)), ("4", math.log(0.26))]))
     assert told_by(tells([("four", 1e-6), ("4", -math.inf)]))[1][0] == ("four", 1.0)
     assert told_by(tells([("four", 1e-6), ("4", -9999.0)]))[1][2] == ("4", 0.0)
 

@@ -37,7 +37,8 @@ def by_itself(answer: Answer, verdict: Verdict) -> float:
 def chance(answer: Answer, verdict: Verdict) -> float:
     """The probability that the answer begins as a spelling of the expected one does: each first
     token once, and none that tells no answer from another."""
-    return sum({token: p for token, p in answer.first if token}.values())
+    # Each was rounded, so that all may be a little above 1.
+    return min(1.0, sum({token: p for token, p in answer.first if token}.values()))
 
 
 def chance_repeated(answer: Answer, verdict: Verdict) -> float:

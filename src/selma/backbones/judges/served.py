@@ -31,8 +31,9 @@ from selma.workspace import recipe_key
 _DIGITS = 4
 _MOST_OF_A_IMAGE = 4096  # tokens; beyond what servers count for one image, for limits on cost
 _LISTED = 20  # likeliest first tokens; the most that OpenAI lists
-_ROUNDING = 0.01
-"""What listed probabilities may be above 1 by, as they come in half precision."""
+_ROUNDING, _ROUNDING_OF_SUM = 0.01, 0.05
+"""What a listed log-probability may be above 0 by, and all of them above 1 in sum, as they come in
+half precision."""
 
 
 class ServedVqaJudge:
@@ -218,25 +219,27 @@ def _with_text(tokens: Any) -> list[Any]:
     return [token for token in every if isinstance(getattr(token, "token", None), str)]
 
 
-def _listed(place: Any) -> dict[str, float] | None:
+def _listed(position: Any) -> dict[str, float] | None:
     """Token → its probability, of those listed at a place; None if one of them is not told.
 
     Raises ValueError for what cannot be a probability, alone or with the others.
     """
     listed: dict[str, float] = {}
-    for each in _with_text(getattr(place, "top_logprobs", None)) or [place]:
-        token, told = each.token, getattr(each, "logprob", None)
-        if told is None:
+    for each in _with_text(getattr(position, "top_logprobs", None)) or [position]:
+        token, logprob = each.token, getattr(each, "logprob", None)
+        if logprob is None:
             return None
-        is_number = isinstance(told, int | float) and not isinstance(told, bool)
-        if not is_number or math.isnan(told) or told > _ROUNDING:
-            raise ValueError(f"tells the log-probability {quoted(told)} of {quoted(token)}")
+        is_number = isinstance(logprob, int | float) and not isinstance(logprob, bool)
+        if not is_number or math.isnan(logprob) or logprob > _ROUNDING:
+            raise ValueError(f"tells the log-probability {quoted(logprob)} of {quoted(token)}")
         # Some servers list a token twice, which makes it no likelier.
-        listed[token] = max(listed.get(token, 0.0), min(math.exp(told), 1.0))
-    if sum(listed.values()) > 1 + _ROUNDING * len(listed):
-        raise ValueError(f"tells probabilities of {quoted(place.token)} and others that sum to "
-                         f"{sum(listed.values()):.4g}")  # fmt: skip
-    return listed
+        listed[token] = max(listed.get(token, 0.0), min(math.exp(logprob), 1.0))
+    total = sum(listed.values())
+    if total > 1 + _ROUNDING_OF_SUM:
+        raise ValueError(
+            f"tells probabilities of {quoted(position.token)} and others that sum to {total:.4g}"
+        )
+    return {token: chance / max(total, 1.0) for token, chance in listed.items()}
 
 
 def _spelled(spelling: str, listed: Mapping[str, float]) -> FirstToken:

@@ -58,7 +58,7 @@ def fetch(
     overwritten.
     """
     folder = as_path(folder)
-    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    new_folders = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return [
@@ -68,8 +68,8 @@ def fetch(
         ]
     finally:
         with suppress(OSError):  # one that holds something stays, and those around it
-            for place in new:
-                place.rmdir()
+            for each in new_folders:
+                each.rmdir()
 
 
 def verify(benchmark: Benchmark, folder: AnyPath) -> list[Fetched]:
@@ -94,8 +94,8 @@ def is_file_of(benchmark: Benchmark, path: Path) -> bool:
     """Whether this is one of the benchmark's files, whatever it is called, or a folder in which
     some of them lie and no other file has their names, by their checksums."""
     if path.is_dir():
-        found = [_is_whole(path, file) for file in benchmark.files if (path / file.name).exists()]
-        return bool(found) and all(found)
+        present = [file for file in benchmark.files if (path / file.name).exists()]
+        return bool(present) and all(_is_whole(path, file) for file in present)
     return any(_is_whole(path.parent, replace(f, name=path.name)) for f in benchmark.files)
 
 
