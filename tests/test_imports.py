@@ -47,7 +47,7 @@ LAYERS: tuple[set[str], ...] = (
     {"adapters"},
     STAGES,
     {"engines"},
-    {"finished", "runfile", "preflight", "capacity", "dev_score"},
+    {"finished", "runfile", "preflight", "capacity", "dev_score", "storage"},
     {"pipeline"},
     {"status", "planning"},
     {"outputs"},

@@ -41,6 +41,7 @@ from selma.records.prompts import Prompt
 from selma.records.report import Findings
 from selma.records.scores import Scorecard
 from selma.runfile import installed_versions, portable, write_run_file
+from selma.storage import stored
 from selma.workspace import (
     EXPERTS,
     IMAGES,
@@ -174,6 +175,10 @@ def shard(config: RunConfig, stage: str, number: int, count: int) -> list[str]:
         raise ConfigError(
             "A shard works in one process of its own, but an engine is set, or several processes "
             "were launched. Leave engine out, and start each shard by itself."
+        )
+    if config.storage is not None:
+        raise ConfigError(
+            "Shards need a folder that all of them see, but storage is set. Leave storage out."
         )
     left: list[str] = []
     with processes.sharded(number, count), opened(config, make=[stage], several=True) as this:
@@ -310,12 +315,18 @@ def opened(
             f"engine hands out the work of one process, but {count} were launched. Start the "
             "command by itself, or leave engine out."
         )
+    if config.storage is not None and not (here and processes.launched()[1] == 1):
+        raise ConfigError(
+            "storage is for one process, but an engine is set, or several processes were launched. "
+            "Leave storage out, and put the run's folder where all of them see it."
+        )
     check(config, make if checked is None else checked, mistakes)
     folder = Workspace(config.run_folder)
     with (
         failures(folder.root, task="used", advised=True),
         processes.together(),
         folder.locked(),
+        stored(config.storage, folder.root),
         ExitStack() as stack,
     ):
         # Not before something is made: a command that is refused leaves another run's settings.

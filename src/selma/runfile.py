@@ -33,8 +33,8 @@ def write_run_file(config: RunConfig, folder: Workspace) -> None:
 def portable(config: RunConfig, root: Path) -> dict[str, Any]:
     """The settings as JSON, without what belongs to one machine alone.
 
-    Paths start from the run's folder, so that both may move together; the folder itself, where work
-    is done and a password in a server's address are left out.
+    Paths start from the run's folder, so that both may move together; the folder itself, its store,
+    where work is done and a password in a server's address are left out.
     """
     start = root.absolute()
     moved = map_paths(
@@ -43,7 +43,7 @@ def portable(config: RunConfig, root: Path) -> dict[str, Any]:
         is_folder=os.path.isdir,
     )
     settings: dict[str, Any] = _hidden(
-        without_secrets(moved).model_dump(mode="json", exclude={"folder", "engine"})
+        without_secrets(moved).model_dump(mode="json", exclude={"folder", "engine", "storage"})
     )
     return settings
 

@@ -16,7 +16,7 @@ from selma.config.experts import ExpertsConfig
 from selma.config.images import ImagesConfig
 from selma.config.merged import MergedConfig
 from selma.config.networks import BaseConfig, BaseSettings
-from selma.config.places import map_paths
+from selma.config.places import StorageUrl, map_paths
 from selma.config.prompts import PromptsConfig
 from selma.config.questions import WrittenQuestions
 from selma.config.rewards import RewardedObjective, with_sum_searched
@@ -54,6 +54,10 @@ class RunConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     folder: Path | None = None
     """The run's folder; None is runs/<name>."""
+    storage: StorageUrl | None = None
+    """An object store's address (s3://bucket/run, gs://bucket/run) that the folder's files are
+    pulled from before a command and pushed to while it works, so that another machine can go on.
+    For one process at a time."""
     seed: Seed = 0
     engine: AnyEngine = LocalEngine()
     """Where work is done; of no effect on what comes out."""

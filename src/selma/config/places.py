@@ -84,6 +84,21 @@ def _require_variable(name: str) -> str:
     )
 
 
+def _require_store(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if not (separator and scheme and rest.strip("/")):
+        raise PydanticCustomError(
+            PRIVATE, "must be an address with a bucket and a folder, as s3://bucket/run"
+        )
+    if bare_address(url) != url:
+        raise PydanticCustomError(
+            PRIVATE,
+            "must have no user, password or query; the store's own program finds its keys, for s3 "
+            "in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    return url
+
+
 FilePath = Annotated[str, File()]
 FolderPath = Annotated[str, Folder()]
 FileOrFolderPath = Annotated[str, FileOrFolder()]
@@ -92,6 +107,7 @@ ModelName = Annotated[str, Name()]
 ServerUrl = Annotated[
     str, Address(), PlainSerializer(lambda url: bare_address(url), when_used="json")
 ]
+StorageUrl = Annotated[str, AfterValidator(_require_store)]
 KeyVariable = Annotated[str, Key(), AfterValidator(_require_variable)]
 
 

@@ -1,0 +1,371 @@
+"""A run's folder on an object store: pulled before a command works, pushed while it does and after.
+
+Work goes on in a folder of this machine. Each file is known by what it was when both sides last
+agreed (`.storage.json`), so that whichever side has changed is taken, and a file that has changed
+on both is an error. Manifests go last: whoever looks sees whole items.
+
+A lock object has its owner and a beat that changes. Object stores have no locks, and machines no
+common time: a lock whose beat is seen to change is alive, and one that stays for `quiet_s` is dead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from selma.config.places import bare_address
+from selma.disk import make_folder, written
+from selma.errors import ConfigError, SelmaError, WorkspaceError
+from selma.manifests import FILE as MANIFEST
+from selma.plurals import counted
+from selma.progress import warn
+from selma.texts import legible
+from selma.workspace import insider, read_json, write_json
+
+INDEX = ".storage.json"
+LOCK = ".lock.json"
+AT_ONCE = 8
+_TAGS = ("ETag", "etag", "md5Hash", "generation", "mtime", "created", "LastModified")
+"""What stores call that which changes with an object's bytes."""
+Sign = list[Any]
+"""What a file or object is told by: its size, and what changes when it is written."""
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Times:
+    """How often what is done, in seconds."""
+
+    beat_s: float = 20
+    quiet_s: float = 90
+    """How long a lock may stay as it is before its owner counts as dead; several beats."""
+    push_s: float = 60
+    settle_s: float = 2
+    """After a dead owner's lock is taken: who else took it at this moment has written by then."""
+
+
+@contextmanager
+def stored(url: str | None, root: Path, times: Times | None = None) -> Iterator[None]:
+    """While the block runs, `root` is what the store at `url` has, and goes there; nothing of it
+    without a url. Raises ConfigError for a store that cannot be used, and WorkspaceError if another
+    process has it, a file has changed on both sides, or the store cannot be reached."""
+    if url is None:
+        yield
+        return
+    storage = Storage(url, root, times or Times())
+    with storage.held():
+        storage.pull()
+        with storage.pushed():
+            yield
+
+
+class Storage:
+    """One run's folder, here and there."""
+
+    def __init__(self, url: str, root: Path, times: Times) -> None:
+        self.name = bare_address(url)
+        self.root, self.times = root, times
+        self.fs, self.base = _opened(url, self.name)
+        self.owner = {
+            "id": uuid.uuid4().hex,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+        }
+        self.lost = False
+        self.ended = threading.Event()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock while the block runs."""
+        self._take()
+        beating = threading.Thread(target=self._beat, daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            self.ended.set()
+            beating.join()
+            try:
+                if not self.lost and self._lock().get("id") == self.owner["id"]:
+                    self.fs.rm_file(self._at(LOCK))
+            except Exception as error:  # it counts as dead before long
+                warn(f"Warning: the lock of {self.name} could not be removed: {_said(error)}")
+
+    def pull(self) -> None:
+        """Bring what the store has, and this folder has not."""
+        there = self._told("read", self._there)
+        if not there:  # a new store, or one that was emptied: all that is here goes there
+            self.index.clear()
+        local = insider(self.root)
+        coming, both = [], []
+        for name, sign in there.items():
+            local(name)  # raises for a name that would leave the folder
+            was, here = self.index.get(name), self._sign(name)
+            if was is not None and was["there"] == sign and here is not None:
+                continue  # as it was, or changed here alone
+            if here is None or (was is not None and was["here"] == here):
+                coming.append(name)
+            elif self._same(name, sign, here):
+                self.index[name] = {"here": here, "there": sign}
+            else:
+                both.append(name)
+        if both:
+            raise WorkspaceError(
+                f"{counted(len(both), 'file')} changed both here and in {self.name}, {both[0]} "
+                f"first. Keep one of the two: name another folder for what is there (--folder), or "
+                f"move {self.root / both[0]} and its like away."
+            )
+        gone = [name for name in self.index if name not in there]
+        for name in gone:
+            # Removed by another machine, as checkpoints are; not if it was changed here since.
+            if self._sign(name) == self.index.pop(name)["here"]:
+                (self.root / name).unlink(missing_ok=True)
+        for part in _in_order(coming):
+            self._told("read", partial(self._each, self._bring, part, there))
+        self._write_index()
+
+    @contextmanager
+    def pushed(self) -> Iterator[None]:
+        """Push every so often while the block runs, and all at its end, however it ends."""
+        ended = threading.Event()
+
+        def go_on() -> None:
+            while not ended.wait(self.times.push_s):
+                try:
+                    self.push()
+                except (SelmaError, OSError) as error:
+                    warn(f"Warning: {error} It is tried again.")
+
+        pushing = threading.Thread(target=go_on, daemon=True)
+        pushing.start()
+        try:
+            yield
+        except BaseException:
+            _end(ended, pushing)
+            try:
+                self.push()
+            except (SelmaError, OSError) as error:  # the first one is what went wrong
+                warn(f"Warning: {error}")
+            raise
+        _end(ended, pushing)
+        self.push()
+
+    def push(self) -> None:
+        """Bring to the store what has changed here, and remove there what was removed here."""
+        if self.lost:
+            raise WorkspaceError(
+                f"{self.name} was taken over by another process, since this one could not be seen "
+                f"to be alive. What was made stays in {self.root}; it is not brought there."
+            )
+        here = dict(self._here())
+        new = [n for n, sign in here.items() if self.index.get(n, {}).get("here") != sign]
+        gone = [name for name in self.index if name not in here]
+
+        def remove(name: str) -> None:
+            if self.fs.exists(self._at(name)):
+                self.fs.rm_file(self._at(name))
+            self.index.pop(name)
+
+        # A manifest that goes, goes first, as one that comes is last.
+        for part in reversed(_in_order(gone)):
+            self._told("written", partial(self._each, remove, part))
+        try:
+            for part in _in_order(new):
+                self._told("written", partial(self._each, self._send, part, here))
+        finally:
+            self._write_index()
+
+    @cached_property
+    def index(self) -> dict[str, dict[str, Sign]]:
+        """File → its signs here and there when both were last the same. Of another store: none."""
+        value = read_json(self.root / INDEX) or {}
+        return dict(value["files"]) if value.get("url") == self.name else {}
+
+    def _write_index(self) -> None:
+        make_folder(self.root)
+        write_json(self.root / INDEX, {"url": self.name, "files": self.index})
+
+    def _here(self) -> Iterator[tuple[str, Sign]]:
+        for folder, folders, files in os.walk(self.root):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(files):
+                path = Path(folder, name).relative_to(self.root).as_posix()
+                # What lies aside, locks and the index are this machine's.
+                if not name.startswith(".") and (sign := self._sign(path)) is not None:
+                    yield path, sign
+
+    def _sign(self, name: str) -> Sign | None:
+        try:
+            status = (self.root / name).stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return [status.st_size, status.st_mtime_ns]
+
+    def _there(self) -> dict[str, Sign]:
+        self.fs.invalidate_cache()
+        start = len(self.base) + 1
+        every = self.fs.find(self.base, detail=True)
+        names = {path[start:]: info for path, info in every.items()}
+        return {
+            name: _sign_of(info)
+            for name, info in names.items()
+            if name and not name.rpartition("/")[2].startswith(".")
+        }
+
+    def _same(self, name: str, there: Sign, here: Sign) -> bool:
+        return there[0] == here[0] and self._told(
+            "read", lambda: self.fs.cat_file(self._at(name)) == (self.root / name).read_bytes()
+        )
+
+    def _bring(self, name: str, there: Mapping[str, Sign]) -> None:
+        path = self.root / name
+        make_folder(path.parent)
+        with self.fs.open(self._at(name), "rb") as source, written(path) as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        sign = self._sign(name)
+        assert sign is not None, "it was just written"
+        self.index[name] = {"here": sign, "there": there[name]}
+
+    def _send(self, name: str, here: Mapping[str, Sign]) -> None:
+        try:
+            self._put(str(self.root / name), self._at(name))
+        except FileNotFoundError:
+            if self._sign(name) is not None:
+                raise
+            return  # removed meanwhile
+        there = _sign_of(self.fs.info(self._at(name), refresh=True))
+        self.index[name] = {"here": here[name], "there": there}
+
+    def _put(self, local: str, target: str) -> None:
+        if self.fs.protocol[0] != "file":  # an object is there whole, or not at all
+            self.fs.put_file(local, target)
+        else:
+            above, _, last = target.rpartition("/")
+            self.fs.put_file(local, aside := f"{above}/.{last}.partial")
+            Path(aside).replace(target)
+
+    def _each(self, do: Callable[..., None], names: Iterable[str], *more: Any) -> None:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for _ in pool.map(lambda name: do(name, *more), names):
+                pass
+
+    def _at(self, name: str) -> str:
+        return f"{self.base}/{name}"
+
+    def _lock(self) -> dict[str, Any]:
+        """What is in the lock object; {} if there is none."""
+        self.fs.invalidate_cache()
+        try:
+            value = json.loads(self.fs.cat_file(self._at(LOCK)))
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            return {"id": "unreadable"}
+        return value if isinstance(value, dict) else {"id": "unreadable"}
+
+    def _sign_lock(self) -> None:
+        value = json.dumps(self.owner | {"beat": uuid.uuid4().hex}).encode()
+        self.fs.pipe_file(self._at(LOCK), value)
+
+    def _take(self) -> None:
+        first = self._told("locked", self._lock)
+        if first:
+            warn(
+                f"{self.name} has a lock of {_owner(first)}. It is watched for "
+                f"{self.times.quiet_s:.0f} seconds, in which it would change if that were alive."
+            )
+        ends = time.monotonic() + self.times.quiet_s
+        while first and time.monotonic() < ends:
+            time.sleep(min(1, self.times.beat_s / 4))
+            now = self._told("locked", self._lock)
+            if now and now != first:
+                raise self._refused(now)
+            if not now:
+                break  # it was released
+        self._told("locked", self._sign_lock)
+        time.sleep(self.times.settle_s)
+        if (now := self._told("locked", self._lock)).get("id") != self.owner["id"]:
+            raise self._refused(now)
+
+    def _refused(self, owner: Mapping[str, Any]) -> WorkspaceError:
+        return WorkspaceError(
+            f"{self.name} is in use by {_owner(owner)}. Wait for it, or set storage to another "
+            "place."
+        )
+
+    def _beat(self) -> None:
+        while not self.ended.wait(self.times.beat_s):
+            try:
+                if self._lock().get("id") != self.owner["id"]:
+                    self.lost = True
+                    return
+                self._sign_lock()
+            except (
+                Exception
+            ):  # a store out of reach; pushing says so, and the next beat tries again
+                continue
+
+    def _told(self, how: str, do: Callable[[], Result]) -> Result:
+        """What `do` returns; whatever a store's program raises becomes a WorkspaceError."""
+        try:
+            return do()
+        except (SelmaError, AssertionError):
+            raise
+        except Exception as error:
+            raise WorkspaceError(
+                f"{self.name} could not be {how}: {_said(error)}. "
+                f"What is finished stays in {self.root}; see to the store, its rights and the "
+                "network, then run the same command again."
+            ) from error
+
+
+def _opened(url: str, name: str) -> tuple[Any, str]:
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise ConfigError(
+            "storage needs the package fsspec, which is missing. Install it: "
+            "pip install 'selma[storage]', and s3fs for s3:// or gcsfs for gs://."
+        ) from error
+    more = {"auto_mkdir": True} if url.startswith("file://") else {}
+    try:
+        fs, base = url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **more)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"storage: {name} cannot be used: {error}.") from error
+    return fs, base.rstrip("/")
+
+
+def _owner(lock: Mapping[str, Any]) -> str:
+    return legible(f"process {lock.get('pid')} on {lock.get('host')}")[:100]
+
+
+def _said(error: Exception) -> str:
+    return legible(" ".join(f"{type(error).__name__}: {error}".split()))[:240]
+
+
+def _sign_of(info: Mapping[str, Any]) -> Sign:
+    return [info["size"], next((str(info[tag]) for tag in _TAGS if info.get(tag)), "")]
+
+
+def _in_order(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Manifests last."""
+    every = list(names)
+    last = [name for name in every if name.rpartition("/")[2] == MANIFEST]
+    return [name for name in every if name not in set(last)], last
+
+
+def _end(ended: threading.Event, thread: threading.Thread) -> None:
+    ended.set()
+    thread.join()
