@@ -105,12 +105,12 @@ class Storage:
 
     def pull(self) -> None:
         """Bring what the store has, and this folder has not."""
-        there = self._told("read", self._there)
-        if not there:  # a new store, or one that was emptied: all that is here goes there
+        remote = self._told("read", self._there)
+        if not remote:  # a new store, or one that was emptied: all that is here goes there
             self.index.clear()
         local = insider(self.root)
         coming, both = [], []
-        for name, sign in there.items():
+        for name, sign in remote.items():
             local(name)  # raises for a name that would leave the folder
             was, here = self.index.get(name), self._sign(name)
             if was is not None and was["there"] == sign and here is not None:
@@ -127,13 +127,13 @@ class Storage:
                 f"first. Keep one of the two: name another folder for what is there (--folder), or "
                 f"move {self.root / both[0]} and its like away."
             )
-        gone = [name for name in self.index if name not in there]
+        gone = [name for name in self.index if name not in remote]
         for name in gone:
             # Removed by another machine, as checkpoints are; not if it was changed here since.
             if self._sign(name) == self.index.pop(name)["here"]:
                 (self.root / name).unlink(missing_ok=True)
         for part in _in_order(coming):
-            self._told("read", partial(self._each, self._bring, part, there))
+            self._told("read", partial(self._each, self._bring, part, remote))
         self._write_index()
 
     @contextmanager
@@ -224,19 +224,19 @@ class Storage:
             if name and not name.rpartition("/")[2].startswith(".")
         }
 
-    def _same(self, name: str, there: Sign, here: Sign) -> bool:
-        return there[0] == here[0] and self._told(
+    def _same(self, name: str, remote: Sign, here: Sign) -> bool:
+        return remote[0] == here[0] and self._told(
             "read", lambda: self.fs.cat_file(self._at(name)) == (self.root / name).read_bytes()
         )
 
-    def _bring(self, name: str, there: Mapping[str, Sign]) -> None:
+    def _bring(self, name: str, remote: Mapping[str, Sign]) -> None:
         path = self.root / name
         make_folder(path.parent)
         with self.fs.open(self._at(name), "rb") as source, written(path) as target:
             shutil.copyfileobj(source, target, 1 << 20)
         sign = self._sign(name)
         assert sign is not None, "it was just written"
-        self.index[name] = {"here": sign, "there": there[name]}
+        self.index[name] = {"here": sign, "there": remote[name]}
 
     def _send(self, name: str, here: Mapping[str, Sign]) -> None:
         try:
@@ -245,8 +245,8 @@ class Storage:
             if self._sign(name) is not None:
                 raise
             return  # removed meanwhile
-        there = _sign_of(self.fs.info(self._at(name), refresh=True))
-        self.index[name] = {"here": here[name], "there": there}
+        remote = _sign_of(self.fs.info(self._at(name), refresh=True))
+        self.index[name] = {"here": here[name], "there": remote}
 
     def _put(self, local: str, target: str) -> None:
         if self.fs.protocol[0] != "file":  # an object is there whole, or not at all

@@ -213,7 +213,7 @@ def test_mistakes_of_added_rows_are_told_before_anything_is_made(place: Path) ->
         check(load_config(written(place, "http://localhost:1/v1", judge=judge)), ["5-scores"])
     for judge_setting in ("bright", {"kind": "bright"}):
         wrong = written(place, "http://localhost:1/v1", judge=judge_setting)
-        with pytest.raises(ConfigError, match=r"toybox-regions, dim, .*, or a mapping whose kind is"):
+        with pytest.raises(ConfigError, match=r"-regions, dim, .*, or a mapping whose kind is"):
             load_config(wrong)
     wrong = written(place, "http://localhost:1/v1", preferences=[{"kind": "glow", "halves": 1}])
     with pytest.raises(ConfigError, match="halves"):
