@@ -196,13 +196,28 @@ def test_grids_are_cut_into_images_row_by_row(tmp_path: Path) -> None:
     assert released["score"] == pytest.approx(100 * (3 / 4 + 4 / 4) / 2)
     assert released["categories_broad"]["entity"] == pytest.approx(200 / 3, abs=1e-3)
     assert "first row" in released["counting_about"]
-    assert released["not_asked"] == [], "what the rules leave out was asked all the same"
     whole = score_images(folder, **how)
     assert whole["score"] == 100.0, "the first cell is green everywhere"
     with pytest.raises(DataError, match="must be a grid of 3 x 2 images"):
         score_images(folder, grid="3x2", **how)
     with pytest.raises(ConfigError, match="such as 2x2, but 'four' came"):
         score_images(folder, grid="four", **how)
+
+
+def test_what_released_rules_leave_out_is_no_answer_that_nobody_asked_for(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "0,a mill,whole,1,0,entity,whole,entity - whole (mill),Is there a mill?",
+        "0,a mill,whole,2,0,global,-,global - style (old),Is it old?",
+    )
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (8, 8), (0, 200, 0)).save(folder / "0.png")
+    load = Loaders(judge=lambda *_, **__: GreenJudge())
+    how: dict[str, Any] = {"benchmark": str(path), "rules": PLAIN, "load": load, "resamples": 50}
+    released = score_images(folder, counting="released", **how)
+    assert (released["questions"], released["not_asked"]) == (1, [])
+    assert list(released["answers"]["0"]) == ["1", "2"], "all answers are kept"
 
 
 def test_other_benchmarks_have_rules_of_their_programs_only_if_they_differ(tmp_path: Path) -> None:
