@@ -34,7 +34,7 @@ def read(path: Path, base: Path) -> Deltas:
     model = read_model(str(base))
     kind = kind_of(path)
     file = kind.read(path, base=model.layers)
-    kind.require_fit(file, model, path)
+    kind.require_fit(file, model.layers, path)
     assert kind.weight_changes is not None
     changes = kind.weight_changes(file)
     return {key: change(torch.zeros(model.shapes[key])) for key, change in changes.items()}

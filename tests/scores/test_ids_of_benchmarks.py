@@ -52,7 +52,7 @@ def test_a_benchmark_without_prompts_is_refused(tmp_path: Path) -> None:
     for name in ("anime", "human", "object"):
         (folder / f"{name}.json").write_text("{}")
     (tmp_path / "one" / "OneIG-Bench.csv").write_text("category,id,prompt_en\n")
-    with pytest.raises(DataError, match="must hold prompts, but has none"):
+    with pytest.raises(DataError, match="must have the prompts of a class, but has none"):
         read_benchmark(tmp_path / "one")
 
 
