@@ -61,6 +61,23 @@ def load(shape: str) -> TextToImage:
     return load_text_to_image(base(shape))
 
 
+def lora(folder: Path) -> Path:
+    """Saves a LoRA for the tiny SD 1 that changes something, in this folder."""
+    from selma.adapters import lora
+    from selma.adapters.files import Lineage
+    from selma.backbones.text_to_image import ADAPTER_FILE
+    from selma.config.adapters import LoraConfig
+
+    folder.mkdir(exist_ok=True)
+    config, noise = LoraConfig(rank=2), torch.Generator().manual_seed(0)
+    tensors = lora.attach(load("sd1").denoiser, config, generator=noise)
+    with torch.no_grad():
+        for tensor in tensors.values():
+            tensor.add_(0.3 * torch.randn(tensor.shape, generator=noise))
+    lora.save(folder / ADAPTER_FILE, tensors, config, lineage=Lineage())
+    return folder
+
+
 def tokenizer(*, pad: str = "<|endoftext|>") -> CLIPTokenizer:
     """CLIP's byte-level tokenizer without a single merge: one token for each byte."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]

@@ -352,16 +352,17 @@ def opened(
             write_run_file(config, folder)
 
 
+def skill_alone(config: RunConfig, entry: str) -> RunConfig:
+    """The run's settings with one skill."""
+    prompts = config.prompts.model_copy(update={"skills": (entry,)})
+    return config.model_copy(update={"prompts": prompts})
+
+
 def skills_alone(config: RunConfig) -> list[RunConfig]:
     """The run's settings with one skill each; with a joint expert, they are one."""
     if config.experts.joint is not None:
         return [config]
-    return [
-        config.model_copy(
-            update={"prompts": config.prompts.model_copy(update={"skills": (entry,)})}
-        )
-        for entry in config.prompts.skills
-    ]
+    return [skill_alone(config, entry) for entry in config.prompts.skills]
 
 
 def _make(this: Stages, stage: str) -> None:

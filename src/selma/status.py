@@ -25,7 +25,7 @@ from selma.finished import NotFinished, begun
 from selma.images.choosing import CANDIDATES
 from selma.manifests import sizes_only
 from selma.merged.searching import TRIALS
-from selma.pipeline import Further, Stages
+from selma.pipeline import Further, Stages, skill_alone
 from selma.prompts.questions.sources import NAME as QUESTIONS
 from selma.prompts.skills import skill_names
 from selma.records.adapters import applied
@@ -182,9 +182,8 @@ class _Look:
 
     def at_skill(self, entry: str) -> None:
         """Prompts, images and expert of one skill; what it lacks does not hide the others."""
-        alone = self.config.prompts.model_copy(update={"skills": (entry,)})
-        config = self.config.model_copy(update={"prompts": alone})
-        stages = self.stages_of(config)
+        config = skill_alone(self.config, entry)
+        alone, stages = config.prompts, self.stages_of(config)
         name = skill_names([entry], given=alone.given)[0]
         prompts = self._ask(PROMPTS, name, alone.per_skill, stages.write_prompts)
         count = alone.per_skill if prompts is None else sum(map(len, prompts.values()))

@@ -408,23 +408,7 @@ def test_keys_and_addresses_stay_private(server: ImageServer) -> None:
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     """A LoRA for the tiny SD 1 that changes something."""
-    import torch
-
-    from selma.adapters import lora
-    from selma.adapters.files import Lineage
-    from selma.backbones.text_to_image import ADAPTER_FILE
-    from selma.config.adapters import LoraConfig
-
-    folder, config = tmp_path / "adapter", LoraConfig(rank=2)
-    folder.mkdir()
-    model = tiny.load("sd1")
-    noise = torch.Generator().manual_seed(0)
-    tensors = lora.attach(model.denoiser, config, generator=noise)
-    with torch.no_grad():
-        for tensor in tensors.values():
-            tensor.add_(0.3 * torch.randn(tensor.shape, generator=noise))
-    lora.save(folder / ADAPTER_FILE, tensors, config, lineage=Lineage())
-    return folder
+    return tiny.lora(tmp_path / "adapter")
 
 
 @pytest.fixture

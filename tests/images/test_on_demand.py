@@ -16,12 +16,9 @@ from typer.testing import CliRunner
 
 import selma
 from selma import cli
-from selma.adapters import lora
 from selma.adapters.applying import chosen
-from selma.adapters.files import Lineage
 from selma.backbones.text_to_image import ADAPTER_FILE
 from selma.config import RunConfig
-from selma.config.adapters import LoraConfig
 from selma.config.networks import base_of
 from selma.config.section import Section
 from selma.errors import AdapterError, ConfigError, ModelError, SelmaError
@@ -33,15 +30,7 @@ from selma.randomness import SEEDS, following, generator, require_seed, rng
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA for the tiny SD 1 that changes something."""
-    folder, config = tmp_path_factory.mktemp("adapter"), LoraConfig(rank=2)
-    model = tiny.load("sd1")
-    noise = torch.Generator().manual_seed(0)
-    tensors = lora.attach(model.denoiser, config, generator=noise)
-    with torch.no_grad():
-        for tensor in tensors.values():
-            tensor.add_(0.3 * torch.randn(tensor.shape, generator=noise))
-    lora.save(folder / ADAPTER_FILE, tensors, config, lineage=Lineage())
-    return folder
+    return tiny.lora(tmp_path_factory.mktemp("adapter"))
 
 
 def images(**how: Any) -> list[bytes]:

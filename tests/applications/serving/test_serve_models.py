@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -21,6 +19,7 @@ import pytest
 import tiny
 from applications.study.browser import CHROMIUM, browser
 from PIL import Image
+from served_pages import Served, started
 
 import selma
 from selma import pipeline
@@ -63,33 +62,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-class Served(NamedTuple):
-    url: str
-    output: str
-
-
-@contextmanager
-def serving(run: Path, *options: str) -> Iterator[Served]:
+def serving(run: Path, *options: str) -> AbstractContextManager[Served]:
     """`selma serve` while the block runs."""
-    command = [sys.executable, "-m", "selma", "serve", str(run), "--port", "0", *options]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    ) as process:
-        assert process.stdout and process.stderr
-        output = ""
-        try:
-            for line in process.stdout:
-                output += line
-                if address := re.search(r"Page: http://\S+:(\d+)(/\S+)?/ ", line):
-                    yield Served(f"http://127.0.0.1:{address[1]}{address[2] or ''}", output)
-                    return
-            raise AssertionError(process.stderr.read())
-        finally:
-            process.kill()
+    return started("serve", str(run), *options)
 
 
 @pytest.fixture(scope="module")

@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
 from urllib.request import Request, urlopen
 
+from served_pages import Served, started
+
 from selma.applications.study.server import COOKIE
 
 
-class Served(NamedTuple):
-    url: str
-    process: subprocess.Popen[str]
-    output: str
-
-
-@contextmanager
-def served(run: Path, *options: str) -> Iterator[Served]:
-    """`selma study serve` while the block runs; killed after it, if it still lives."""
-    command = [sys.executable, "-m", "selma", "study", "serve", str(run), "--port", "0", *options]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    ) as process:
-        assert process.stdout and process.stderr
-        output = ""
-        try:
-            for line in process.stdout:
-                output += line
-                if address := re.search(r"Page: http://\S+:(\d+)(/\S+)?/ ", line):
-                    way = f"{address[1]}{address[2] or ''}"
-                    yield Served(f"http://127.0.0.1:{way}", process, output)
-                    return
-            raise AssertionError(process.stderr.read())
-        finally:
-            process.kill()
+def served(run: Path, *options: str) -> AbstractContextManager[Served]:
+    """`selma study serve` while the block runs."""
+    return started("study", "serve", str(run), *options)
 
 
 class Answer(NamedTuple):
