@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from selma.config.engine import RayEngine
@@ -94,6 +95,7 @@ class OnRay:
         """Host → how many tasks it has."""
         self._under_way: dict[Any, tuple[Any, _Task]] = {}
         """Result to come → the host that makes it, and its task."""
+        self._resources_of: tuple[float, Mapping[str, float]] = (float("-inf"), {})
         self._roomless_since, self._said_full = time.monotonic(), False
         self._thread = threading.Thread(target=self._serve, name="selma-ray", daemon=True)
         self._thread.start()
@@ -109,24 +111,20 @@ class OnRay:
     def map(self, worker: Worker, tasks: Iterable[Any]) -> Iterator[Any]:
         waiting: deque[_Task] = deque()
         values = iter(tasks)
-        ended = False
-        while True:
-            while not ended and len(waiting) < AHEAD * self.workers + 1:
-                try:
-                    task = _Task(worker, next(values))
-                except StopIteration:
-                    ended = True
-                    break
-                waiting.append(task)
-                self._ask(task)
-            if not waiting:
-                return
-            first = waiting.popleft()
-            first.done.wait()
-            if first.error is not None:
-                self._forget(waiting)
-                raise first.error
-            yield result_of(first.outcome)
+        try:
+            while True:
+                for value in islice(values, max(0, AHEAD * self.workers + 1 - len(waiting))):
+                    waiting.append(_Task(worker, value))
+                    self._ask(waiting[-1])
+                if not waiting:
+                    return
+                first = waiting.popleft()
+                first.done.wait()
+                if first.error is not None:
+                    raise first.error
+                yield result_of(first.outcome)
+        finally:
+            self._forget(waiting)  # nobody waits for them any more
 
     def close(self) -> None:
         with self._changed:
@@ -250,7 +248,7 @@ class OnRay:
         """How many hosts there should be."""
         if self._settings.workers is not None:
             return self._settings.workers
-        whole = self._ray.cluster_resources()
+        whole = self._whole()
         gpus, each = whole.get("GPU", 0.0), self._gpus
         by_gpu = int(gpus / each) if each else None
         by_cpu = int(whole.get("CPU", 0.0) / self._settings.cpus)
@@ -260,7 +258,16 @@ class OnRay:
     def _gpus(self) -> float:
         if self._settings.gpus is not None:
             return self._settings.gpus
-        return 1.0 if self._ray.cluster_resources().get("GPU", 0.0) >= 1 else 0.0
+        return 1.0 if self._whole().get("GPU", 0.0) >= 1 else 0.0
+
+    def _whole(self) -> Mapping[str, float]:
+        """What the cluster has, asked once a second: each task would ask for it, of another
+        process."""
+        asked, whole = self._resources_of
+        if time.monotonic() - asked > 1:
+            whole = self._ray.cluster_resources()
+            self._resources_of = time.monotonic(), whole
+        return whole
 
     @property
     def _resources(self) -> dict[str, Any]:
