@@ -2,7 +2,8 @@
 
 Work goes on in a folder of this machine. Each file is known by what it was when both sides last
 agreed (`.storage.json`), so that whichever side has changed is taken, and a file that has changed
-on both is an error. Manifests go last: whoever looks sees whole items.
+on both is an error. Plans go first and manifests last, as an item writes them: whoever looks sees
+whole items, and whoever goes on after a stop knows whose the files are.
 
 A lock object has its owner and a beat that changes. Object stores have no locks, and machines no
 common time: a lock whose beat is seen to change is alive, and one that stays for `quiet_s` is dead.
@@ -29,6 +30,7 @@ from selma.config.places import bare_address
 from selma.disk import make_folder, written
 from selma.errors import ConfigError, SelmaError, WorkspaceError
 from selma.manifests import FILE as MANIFEST
+from selma.manifests import PLAN, SUPERSEDED
 from selma.plurals import counted
 from selma.progress import warn
 from selma.texts import legible
@@ -172,20 +174,36 @@ class Storage:
         here = dict(self._here())
         new = [n for n, sign in here.items() if self.index.get(n, {}).get("here") != sign]
         gone = [name for name in self.index if name not in here]
+        aside = [name for name in new if name.startswith(f"{SUPERSEDED}/")]
 
         def remove(name: str) -> None:
             if self.fs.exists(self._at(name)):
                 self.fs.rm_file(self._at(name))
             self.index.pop(name)
 
-        # A manifest that goes, goes first, as one that comes is last.
-        for part in reversed(_in_order(gone)):
-            self._told("written", partial(self._each, remove, part))
-        try:
-            for part in _in_order(new):
+        def send(names: Iterable[str]) -> None:
+            for part in _in_order(names):
                 self._told("written", partial(self._each, self._send, part, here))
+
+        try:
+            send(aside)  # before the places they were moved from are emptied
+            # A manifest that goes, goes first, as one that comes is last.
+            for part in reversed(_in_order([*gone, *self._of_another_plan(new)])):
+                self._told("written", partial(self._each, remove, part))
+            send(name for name in new if name not in set(aside))
         finally:
             self._write_index()
+
+    def _of_another_plan(self, new: Iterable[str]) -> list[str]:
+        """Which of the changed files are in the store beside a plan that is about to be replaced:
+        until they come too, they would be taken for files of the new one."""
+        known = [name for name in new if name in self.index]
+        begun = tuple(
+            name.removesuffix(PLAN)
+            for name in known
+            if name.rpartition("/")[2] == PLAN and not name.startswith(f"{SUPERSEDED}/")
+        )
+        return [name for name in known if name.startswith(begun)] if begun else []
 
     @cached_property
     def index(self) -> dict[str, dict[str, Sign]]:
@@ -200,7 +218,8 @@ class Storage:
     def _here(self) -> Iterator[tuple[str, Sign]]:
         for folder, folders, files in os.walk(self.root):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(files):
+            # Files that appear meanwhile may be listed without the plan that came before them.
+            for name in sorted({*files, PLAN}):
                 path = Path(folder, name).relative_to(self.root).as_posix()
                 # What lies aside, locks and the index are this machine's.
                 if not name.startswith(".") and (sign := self._sign(path)) is not None:
@@ -359,11 +378,12 @@ def _sign_of(info: Mapping[str, Any]) -> Sign:
     return [info["size"], next((str(info[tag]) for tag in _TAGS if info.get(tag)), "")]
 
 
-def _in_order(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Manifests last."""
-    every = list(names)
-    last = [name for name in every if name.rpartition("/")[2] == MANIFEST]
-    return [name for name in every if name not in set(last)], last
+def _in_order(names: Iterable[str]) -> list[list[str]]:
+    """Plans first: files without one are nobody's. Manifests last: they say that all is there."""
+    parts: list[list[str]] = [[], [], []]
+    for name in names:
+        parts[{PLAN: 0, MANIFEST: 2}.get(name.rpartition("/")[2], 1)].append(name)
+    return parts
 
 
 def _end(ended: threading.Event, thread: threading.Thread) -> None:

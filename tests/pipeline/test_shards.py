@@ -189,15 +189,15 @@ def test_shards_that_begin_at_the_same_time_put_nothing_aside_twice(tmp_path: Pa
     old.finish([old.path / "a.png"], {})
     mistakes: list[BaseException] = []
 
-    def begin() -> None:
+    def begin(n: int) -> None:
         try:
             item = folder.item(IMAGES, "coco", recipe={"n": 2})
-            (item.begin() / f"{threading.get_ident()}.png").write_bytes(b"new")
+            (item.begin() / f"{n}.png").write_bytes(b"new")
         except BaseException as error:
             mistakes.append(error)
 
     with processes.sharded(0, 8):
-        threads = [threading.Thread(target=begin) for _ in range(8)]
+        threads = [threading.Thread(target=begin, args=(n,)) for n in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
