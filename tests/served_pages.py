@@ -19,10 +19,11 @@ class Served(NamedTuple):
 
 @contextmanager
 def started(*command: str) -> Iterator[Served]:
-    """A command of selma's that serves a page, on any port, while the block runs; killed after it,
-    if it still lives."""
+    """A command of selma's that serves a page, on any port if it names none, while the block runs;
+    killed after it, if it still lives."""
+    port = () if "--port" in command else ("--port", "0")
     with subprocess.Popen(
-        [sys.executable, "-m", "selma", *command, "--port", "0"],
+        [sys.executable, "-m", "selma", *command, *port],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
