@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from selma.adapters.contents import tensor_files
-from selma.backbones import quantizing
+from selma.backbones import quantizing, speed
 from selma.backbones.base_files import (
     base_family,
     local_denoiser,
@@ -261,6 +261,7 @@ def _served(base: ServedBase, key: str) -> Iterator[str]:
 def _base(base: BaseConfig, key: str) -> Iterator[str]:
     """What is wrong with a base that stands under this key."""
     yield from quantizing.mistakes(base, key)
+    yield from speed.mistakes(base, key)
     name, model = base.model, f"{key}.model"
     if name in EMBEDDED:
         try:

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.backbones import quantizing
+from selma.backbones import quantizing, speed
 from selma.backbones.bases import BASES, Architecture, architecture, located, mismatches
 from selma.backbones.families import family_of
 from selma.backbones.families.family import Family
@@ -56,6 +56,7 @@ def base_fingerprint(base: AnyBase) -> str:
         digests.append(f"{base.image_px} px")
     if base.quantization is not None:
         digests.append(base.quantization)
+    digests += speed.digests(base)
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
     )

@@ -18,6 +18,7 @@ from selma.backbones.hub import find_device
 from selma.backbones.latent_changes import begun, between_steps
 from selma.backbones.quantizing import dense, is_quantized
 from selma.backbones.quiet import quiet
+from selma.backbones.speed import make_faster
 from selma.config.networks import BaseConfig
 from selma.errors import AdapterError, ConfigError, ModelError
 
@@ -56,12 +57,14 @@ def load_text_to_image(base: BaseConfig) -> TextToImage:
         pipe.enable_model_cpu_offload(device=device)
     else:
         pipe.to(device)
+    family = family_of(type(pipe).__name__, model=base.model)
+    make_faster(pipe, base, family.component)
     return TextToImage(
         pipe,
         device,
         dtype,
         base_fingerprint(base),
-        family_of(type(pipe).__name__, model=base.model),
+        family,
         offload,
         guidance_rescale=rescale_of(asked),
         asked_px=base.image_px,

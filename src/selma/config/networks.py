@@ -75,6 +75,12 @@ class BaseConfig(Section):
     offload: bool = False
     """Keep on the device only the network that is at work; the others wait in the CPU's memory.
     Slower, and changes no result."""
+    compile: bool = False
+    """Compile the blocks that the denoiser repeats (torch.compile): some minutes when it first
+    draws or trains, then faster steps on a GPU. The last bits of results are others."""
+    channels_last: bool = False
+    """Hold convolutions' weights with channels innermost, as a GPU's tensor cores take them in half
+    precision. The last bits of results are others."""
 
     @model_validator(mode="after")
     def _single_file(self) -> BaseConfig:
