@@ -36,6 +36,7 @@ from selma.experts.memory import (
     sample_operations,
     training_need,
 )
+from selma.experts.optimizing import require_precision
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,15 @@ def _device_memory(base: BaseConfig, *, setting: str = "base") -> int | None:
     """Bytes that the base's device has; None for a CPU."""
     device = find_device(base.device, setting=f"{setting}.device")
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
+
+
+def require_device(config: RunConfig, *, trains: bool) -> None:
+    """Raises ModelError unless this machine has the device that the base is set to, and ConfigError
+    unless experts, if `trains`, can be trained there in their precision."""
+    if isinstance(config.base, BaseConfig):
+        device = find_device(config.base.device, setting="base.device")
+        if trains:
+            require_precision(config.experts, device=device)
 
 
 def require_memory(base: BaseConfig, work: Sequence[Work], *, setting: str = "base") -> None:

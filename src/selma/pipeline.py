@@ -30,6 +30,7 @@ from selma.disk import failures
 from selma.engines.engine import Worker
 from selma.errors import ConfigError, LeftToOthers
 from selma.finished import Finished, NotFinished
+from selma.manifests import FILE as MANIFEST
 from selma.paths import AnyPath, as_path
 from selma.preflight import check
 from selma.records.adapters import AppliedAdapter, applied
@@ -320,7 +321,8 @@ def opened(
             "storage is for one process, but an engine is set, or several processes were launched. "
             "Leave storage out, and put the run's folder where all of them see it."
         )
-    check(config, make if checked is None else checked, mistakes)
+    asked = make if checked is None else checked
+    check(config, asked, mistakes)
     folder = Workspace(config.run_folder)
     with (
         failures(folder.root, task="used", advised=True),
@@ -329,8 +331,18 @@ def opened(
         stored(config.storage, folder.root),
         ExitStack() as stack,
     ):
+
+        def beginning() -> None:
+            if here and not {IMAGES, EXPERTS}.isdisjoint(asked):
+                from selma.capacity import require_device
+
+                # Before prompts and images are made that no expert could be trained on.
+                trained = any((folder.root / EXPERTS).glob(f"*/{MANIFEST}"))
+                require_device(config, trains=EXPERTS in asked and not trained)
+            write_run_file(config, folder)
+
         # Not before something is made: a command that is refused leaves another run's settings.
-        folder.beginning = partial(write_run_file, config, folder)
+        folder.beginning = beginning
 
         @cache
         def engine() -> Engine:

@@ -33,6 +33,7 @@ def config_file(tmp_path, **sur):
         "folder": str(tmp_path / "run"),
         "base": {"model": str(tiny.folder("sd1")), "device": "cpu"},
         "images": {"steps": 2, "guidance": 3.0, "batch_size": 4},
+        "experts": {"precision": "fp32"},
         "prompts": {"skills": ["toybox_coco"], "per_skill": 2},
         "scores": {"prompts": 5},
         "sur": {

@@ -53,7 +53,8 @@ def collect(config: SurRun) -> tuple[list[SurSample], dict[str, int]]:
 
 def train(config: SurRun) -> TrainedSur:
     """The adapter, trained on the samples that `collect` left."""
-    with opened_sur(config, make=[EXPERTS]) as this:
+    # The run's own experts are not asked for.
+    with opened_sur(config, make=[EXPERTS], checked=[]) as this:
         return trained(this, this.folder, config.sur)
 
 
