@@ -37,6 +37,7 @@ LAYERS: tuple[set[str], ...] = (
         "image_names",
         "image_places",
         "row_files",
+        "finished_rows",
         "textfiles",
         "imagefolders",
         "ids",

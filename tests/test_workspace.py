@@ -204,12 +204,17 @@ def test_a_damaged_file_is_put_aside_and_the_rest_stays(
     assert (aside / "deep/b.txt").read_text() == "tvo" and (aside / "manifest.json").is_file()
 
 
-def test_a_file_is_read_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("small", [0, 2**20], ids=["streamed", "at once"])
+def test_a_file_is_read_once_in_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
     finished(Workspace(tmp_path))
     manifests.forget()
-    read: list[Path] = []
-    plain = manifests.file_sha256
-    monkeypatch.setattr(manifests, "file_sha256", lambda path: read.append(path) or plain(path))
+    read: list[object] = []
+    streamed, at_once = manifests.file_sha256, os.read
+    monkeypatch.setattr(manifests, "_SMALL", small)
+    monkeypatch.setattr(manifests, "file_sha256", lambda path: read.append(path) or streamed(path))
+    monkeypatch.setattr(os, "read", lambda *of: read.append(of) or at_once(*of))
     assert all(again(Workspace(tmp_path)).done for _ in range(5))
     assert len(read) == 1
 

@@ -12,7 +12,7 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,23 @@ SELF = "sha256"
 """The entry with the digest of all other entries."""
 PARENTS = "parents"
 """The entry with the digests of the items that this one was made of."""
-_ENTRIES = {"key", "recipe", "files", "summary", PARENTS, SELF}
+ROWS = "rows"
+"""The entry with what stands for the rows of large files, see `finished_rows`."""
+MANY = 2**20
+"""Bytes of a file of rows, of some 6,000, from which on it has such an entry."""
+_ENTRIES = {"key", "recipe", "files", "summary", PARENTS, ROWS, SELF}
 DEEPEST = 4
 """Folders between a file and its item's, at most."""
 _REMEMBERED_MANIFESTS = 64
 _PART = 2_000
 """Files of a manifest that are made text of at a time."""
+_SMALL = 2**20
+"""Bytes of a file that is read at once."""
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""A pipe is not waited for."""
 
 State = tuple[int, int, int, int, int]
-_digests: dict[tuple[int, int], tuple[State, str]] = {}
+_digests: dict[State, str] = {}
 _manifests: OrderedDict[Path, tuple[State, dict[str, Any] | None]] = OrderedDict()
 _contents: ContextVar[bool] = ContextVar("contents are compared", default=True)
 
@@ -62,11 +70,8 @@ def remembered_sha256(path: Path) -> str:
     """In hex; a file is read again only if its inode, size or times are others."""
     with failures(path, task="read"):
         state = _state(path.stat())
-    known = _digests.get(state[:2])
-    if known is not None and known[0] == state:
-        return known[1]
-    digest = file_sha256(path)
-    _digests[state[:2]] = (state, digest)
+    if (digest := _digests.get(state)) is None:
+        digest = _digests[state] = file_sha256(path)
     return digest
 
 
@@ -109,27 +114,55 @@ def contents_digest(manifest: Mapping[str, Any]) -> str:
     return _digest({"files": manifest["files"]})
 
 
+def has_many_rows(entry: Mapping[str, Any]) -> bool:
+    """Whether a file of rows, by its entry, is so large that rows are only read to be used."""
+    return bool(entry["bytes"] >= MANY)
+
+
 def faults(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     """File of the item → what is wrong with it: nothing, for an item that is whole."""
-    sound = _of_these_sizes(folder, manifest["files"]) if not _contents.get() else set()
+    top, is_sound = f"{folder}/", _is_this_file if _contents.get() else _is_of_this_size
     wrong = {
         name: _fault(folder / name, entry)
         for name, entry in manifest["files"].items()
-        if name not in sound
+        if not is_sound(top + name, entry)
     }
     return {name: fault for name, fault in wrong.items() if fault}
 
 
-def _of_these_sizes(folder: Path, files: Mapping[str, Any]) -> set[str]:
-    """The files that are regular and have their sizes: one look at each, as there may be a
-    million."""
-    sound = set()
-    for name, entry in files.items():
-        with suppress(OSError, ValueError):
-            status = os.stat(f"{folder}/{name}")  # noqa: PTH116  (a Path takes longer to make)
-            if stat.S_ISREG(status.st_mode) and status.st_size == entry["bytes"]:
-                sound.add(name)
-    return sound
+def _is_of_this_size(path: str, entry: Mapping[str, Any]) -> bool:
+    """Whether it is a regular file of its size. No more than one look, at a path that is a text, as
+    there may be a million; what is wrong, and all that is odd, `_fault` tells."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == entry["bytes"]
+
+
+def _is_this_file(path: str, entry: Mapping[str, Any]) -> bool:
+    """As `_is_of_this_size`, and of its sha256, which is remembered. Large files are left to
+    `_fault`."""
+    if entry["bytes"] > _SMALL:
+        return False
+    try:
+        descriptor = os.open(path, _READ)
+    except (OSError, ValueError):
+        return False
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != entry["bytes"]:
+            return False
+        state, wanted = _state(status), entry["sha256"]
+        if (digest := _digests.get(state)) is None:
+            digest = hashlib.sha256(os.read(descriptor, status.st_size + 1)).hexdigest()
+            if digest == wanted:
+                _digests[state] = wanted  # the same text: a million have 100 MB
+        return bool(digest == wanted)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def verified(path: Path, *, raises: type[SelmaError] = DataError) -> Path:
@@ -231,13 +264,22 @@ def _is_manifest(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("key"), str):
         return False
     parts = [value.get(name) for name in ("files", "recipe", "summary")]
-    if not all(isinstance(each, dict) for each in (*parts, value.get(PARENTS, {}))):
+    parts += [value.get(name, {}) for name in (PARENTS, ROWS)]
+    if not all(isinstance(each, dict) for each in parts):
         return False
     if not all(
         isinstance(entry, dict)
         and isinstance(entry.get("bytes"), int)
         and isinstance(entry.get("sha256"), str)
         for entry in value["files"].values()
+    ):
+        return False
+    if not all(
+        isinstance(facts, dict)
+        and isinstance(facts.get("count"), int)
+        and facts["count"] >= 0
+        and isinstance(facts.get("digest"), str)
+        for facts in value.get(ROWS, {}).values()
     ):
         return False
     if not value.keys() <= _ENTRIES:  # a name that is damaged

@@ -78,7 +78,7 @@ class Outcome:
 
     page: Path
     """The report's."""
-    pairs: dict[str, list[Pair]]
+    pairs: dict[str, Sequence[Pair]]
     survivors: dict[str, Survivors]
     """Skill → what choosing by thresholds left of its prompts, where there are any."""
     images: dict[str, Path]
@@ -113,7 +113,7 @@ def flow(this: Stages) -> Outcome:
     return Outcome(page, pairs, this.survivors(pairs), images, scorecard)
 
 
-def prompts(config: RunConfig) -> dict[str, list[Prompt]]:
+def prompts(config: RunConfig) -> dict[str, Sequence[Prompt]]:
     """Stage 1 by itself: skill → its prompts."""
     with opened(config, make=[PROMPTS], several=True) as this:
         written = this.write_prompts()
@@ -128,7 +128,7 @@ def questions(
     return Stages(config, Workspace(config.run_folder), make=[]).write_questions(prompts)
 
 
-def images(config: RunConfig) -> dict[str, list[Pair]]:
+def images(config: RunConfig) -> dict[str, Sequence[Pair]]:
     """Stage 2 by itself: skill → prompts with their images."""
     with opened(config, make=[IMAGES], several=True) as this:
         pairs = this.generate_pairs(this.write_prompts())
@@ -470,7 +470,7 @@ class Stages(Generic[Run]):
         skills.loaded = self.loaded
         return skills
 
-    def write_prompts(self) -> dict[str, list[Prompt]]:
+    def write_prompts(self) -> dict[str, Sequence[Prompt]]:
         from selma.prompts.writing import write_prompts
 
         if not self.config.prompts.given:
@@ -497,7 +497,7 @@ class Stages(Generic[Run]):
         with self.at(PROMPTS, "questions") as folder, processes.main_first():
             return write_questions(prompts, source, folder, read_file=read_benchmark)
 
-    def generate_pairs(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, list[Pair]]:
+    def generate_pairs(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, Sequence[Pair]]:
         """Skill → its pairs: images by the base, by another one, or given."""
         config = self.config
         asked = self.write_questions(prompts) if config.images.questions else {}
@@ -836,8 +836,8 @@ class Stages(Generic[Run]):
 
     def write_report(
         self,
-        prompts: dict[str, list[Prompt]],
-        pairs: dict[str, list[Pair]],
+        prompts: dict[str, Sequence[Prompt]],
+        pairs: dict[str, Sequence[Pair]],
         experts: list[Expert],
         merged: Merged,
         images: dict[str, Path],

@@ -167,8 +167,8 @@ class _Look:
         self.config = config
         self.stages_of = stages_of
         self.stages = stages_of(config)
-        self.prompts: dict[str, list[Prompt]] = {}
-        self.pairs: dict[str, list[Pair]] = {}
+        self.prompts: dict[str, Sequence[Prompt]] = {}
+        self.pairs: dict[str, Sequence[Pair]] = {}
         """Skill → its prompts, and its pairs, where they are finished."""
         self.experts: list[Expert] = []
         self.found: list[StageStatus] = []

@@ -34,10 +34,12 @@ from selma.manifests import (
     NO_MANIFEST,
     PARENTS,
     PLAN,
+    ROWS,
     SUPERSEDED,
     canonical,
     contents_digest,
     faults,
+    has_many_rows,
     json_value,
     read_manifest,
     remembered_sha256,
@@ -196,6 +198,10 @@ def insider(root: Path) -> Callable[[str], Path]:
         return inside(root, name) if is_link else path
 
     return of
+
+
+FactsOf = Callable[[Path, Mapping[str, Any]], Mapping[str, Any]]
+"""(item's folder, its manifest's files) → what stands for the rows of one of them."""
 
 
 class Earlier(NamedTuple):
@@ -464,12 +470,19 @@ class Item:
         others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         warn(f"{self.name}/{name}: {fault}{others}. Put aside in superseded/, and made again.")
 
-    def finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
+    def finish(
+        self,
+        files: Iterable[Path],
+        summary: Mapping[str, Any],
+        *,
+        rows: Mapping[str, FactsOf] | None = None,
+    ) -> None:
         """Write the manifest, after which the item is done. Of several processes the main one
-        writes it, when all have come here."""
+        writes it, when all have come here. rows: file of rows → what tells of large ones
+        (`finished_rows`)."""
         processes.wait()
         if processes.main():
-            self._finish(files, summary)
+            self._finish(files, summary, rows or {})
         processes.wait()
         self._forget()
 
@@ -477,9 +490,11 @@ class Item:
         for name in ("manifest", "faults", "_own_manifest"):
             self.__dict__.pop(name, None)
 
-    def _finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
+    def _finish(
+        self, files: Iterable[Path], summary: Mapping[str, Any], rows: Mapping[str, FactsOf]
+    ) -> None:
         with failures(self.path, task="read"):
-            entries = {
+            entries: dict[str, Any] = {
                 file.relative_to(self.path).as_posix(): {
                     "bytes": file.stat().st_size,
                     "sha256": remembered_sha256(file),
@@ -494,6 +509,8 @@ class Item:
         }
         if parents := self._parents():
             manifest[PARENTS] = parents
+        if large := [name for name in rows if has_many_rows(entries[name])]:
+            manifest[ROWS] = {name: rows[name](self.path, entries) for name in large}
         write_manifest(self.path, manifest)
 
     def _parents(self) -> dict[str, str]:

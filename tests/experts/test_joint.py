@@ -18,7 +18,7 @@ from selma.config.rewards import NftObjective
 from selma.errors import ConfigError, DataError
 from selma.experts.encoding import _fit, encode_pairs
 from selma.experts.fitting import OWN, fitting_of
-from selma.experts.recipes import expert_recipe, image_digests
+from selma.experts.recipes import expert_recipe, image_digests, pairs_digest
 from selma.experts.skills import train_experts
 from selma.merged.merging import merge_experts
 from selma.records.images import Preference
@@ -170,8 +170,7 @@ def test_an_experts_recipe_names_both_bases(by_skill):
     def recipe(fitting):
         return expert_recipe(
             "cats",
-            some,
-            image_digests(some),
+            pairs_digest(some),
             CONFIG,
             base=tiny.base("sd1"),
             seed=0,

@@ -9,7 +9,7 @@ from experts.test_train_experts import CONFIG, changed, last, trained, weights
 from selma.backbones.text_to_image import load_text_to_image
 from selma.errors import ConfigError
 from selma.experts.optimizing import Optimization
-from selma.experts.recipes import expert_recipe
+from selma.experts.recipes import expert_recipe, pairs_digest
 
 OFF = changed(deterministic=False)
 SPARED = changed(deterministic=False, gradient_checkpointing=True, spread="batch")
@@ -40,14 +40,14 @@ def test_checkpointing_trains_the_same_weights(tmp_path, shape):
 
 
 def test_what_spares_memory_makes_no_new_expert(tmp_path):
-    some, digests = pairs(tmp_path), ["0" * 64] * 3
+    some = pairs_digest(pairs(tmp_path))
     shared = {"base": tiny.base("sd1"), "seed": 0}
-    assert expert_recipe("cats", some, digests, CONFIG, **shared) == expert_recipe(
-        "cats", some, digests, SPARED, **shared
+    assert expert_recipe("cats", some, CONFIG, **shared) == expert_recipe(
+        "cats", some, SPARED, **shared
     )
     offloaded = shared | {"base": tiny.base("sd1").model_copy(update={"offload": True})}
-    assert expert_recipe("cats", some, digests, CONFIG, **shared) == expert_recipe(
-        "cats", some, digests, CONFIG, **offloaded
+    assert expert_recipe("cats", some, CONFIG, **shared) == expert_recipe(
+        "cats", some, CONFIG, **offloaded
     )
 
 

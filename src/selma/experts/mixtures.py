@@ -130,7 +130,6 @@ def train_mixture(
     by_name = {expert.skill: expert for expert in sorted(experts, key=lambda expert: expert.skill)}
     recipe = mixture_recipe(by_name, settings, training, selects=dev_score is not None)
     item = folder.item(EXPERTS, MIXTURE, recipe=recipe)
-    everything = [pair for each in training.pairs.values() for pair in each]
 
     def learner() -> Learner:
         from selma.adapters.mixtures.files import of_experts
@@ -145,7 +144,7 @@ def train_mixture(
         training.config,
         folder,
         title=MIXTURE,
-        names=[pair.prompt.id for pair in everything],
+        names=lambda: [pair.prompt.id for each in training.pairs.values() for pair in each],
         made_by={"experts": item.recipe["experts"], "mixture": settings.gate},
         journal={"skill": MIXTURE},
         dev_score=dev_score,

@@ -11,15 +11,16 @@ from selma.backbones.base_files import base_fingerprint
 from selma.config.experts import ExpertsConfig, TrainingConfig
 from selma.config.networks import BaseConfig
 from selma.experts.fitting import OWN, Fitting
+from selma.finished_rows import pairs_key
 from selma.manifests import DEEPEST
+from selma.records.finished import FinishedRows
 from selma.records.images import Pair
-from selma.workspace import file_sha256, manifest, recipe_key
+from selma.workspace import file_sha256, manifest
 
 
 def expert_recipe(
     skill: str,
-    pairs: Sequence[Pair],
-    digests: Sequence[str],
+    pairs: str,
     config: ExpertsConfig,
     *,
     base: BaseConfig,
@@ -27,18 +28,16 @@ def expert_recipe(
     reward: Mapping[str, Any] | None = None,
     fitting: Fitting = OWN,
 ) -> dict[str, Any]:
-    """All that the expert's weights depend on. `digests` are the images' sha256; `reward` is what
+    """All that the expert's weights depend on. `pairs` is their `pairs_digest`; `reward` is what
     rewards depend on, if the objective learns from any."""
     # None changes a weight; of a joint expert name, pairs and steps say all.
     without = {"tracker", "gradient_checkpointing", "spread", "joint"}
     if config.select == "last":
         without.add("checkpoint_every")  # changes only how much a crash can cost
-    texts = [pair.prompt.text for pair in pairs]
-    rows = [[text, digest] for text, digest in zip(texts, digests, strict=True)]
     settings = training_settings(config, without=without)
     settings["objective"].pop("also", None)  # which the reward's own recipe tells
     return {
-        **training_recipe(rows, base=base, seed=seed),
+        **training_recipe(pairs, base=base, seed=seed),
         "experts": settings,
         "skill": skill,
         "reward": reward,
@@ -67,12 +66,15 @@ def training_settings(config: TrainingConfig, *, without: set[str]) -> dict[str,
     return settings
 
 
-def training_recipe(rows: Sequence[list[str]], *, base: BaseConfig, seed: int) -> dict[str, Any]:
-    """What any training depends on. `rows` are a sample's texts and its image's sha256."""
+def training_recipe(
+    pairs: str | Sequence[list[str]], *, base: BaseConfig, seed: int
+) -> dict[str, Any]:
+    """What any training depends on. `pairs` are a sample's texts and its image's sha256 each, or
+    their digest."""
     return {
         "base": base_fingerprint(base),
         "base_precision": base.precision,
-        "pairs": recipe_key({"pairs": rows}),
+        "pairs": pairs if isinstance(pairs, str) else pairs_key(pairs),
         "seed": seed,
     }
 
@@ -81,6 +83,14 @@ def encoding_recipe(expert: dict[str, Any], *, flip: bool) -> dict[str, Any]:
     """What the encoded pairs depend on: an expert's recipe without its training."""
     shared = ("base", "base_precision", "pairs")
     return {**{key: expert[key] for key in shared}, "flip": flip, "fitting": expert.get("fitting")}
+
+
+def pairs_digest(pairs: Sequence[Pair]) -> str:
+    """`pairs_key` of the pairs, in their order."""
+    if isinstance(pairs, FinishedRows):
+        return str(pairs.facts["digest"])
+    texts = (pair.prompt.text for pair in pairs)
+    return pairs_key([[t, digest] for t, digest in zip(texts, image_digests(pairs), strict=True)])
 
 
 def image_digests(pairs: Sequence[Pair]) -> list[str]:

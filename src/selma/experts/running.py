@@ -24,7 +24,7 @@ def train_item(
     folder: Workspace,
     *,
     title: str,
-    names: Sequence[str],
+    names: Callable[[], Sequence[str]],
     made_by: Mapping[str, Any],
     journal: Mapping[str, Any],
     dev_score: Callable[[Path], float] | None = None,
@@ -32,9 +32,10 @@ def train_item(
 ) -> None:
     """Train the item unless it is done; a training that was stopped goes on.
 
-    `learner` loads the model and encodes what it needs; it is called only if something is missing.
-    title: what a tracker calls the training.  names: the samples' ids.  made_by: goes into the
-    adapter's file, beside the item's key.  journal: what its line in the run's journal says.
+    `learner` loads the model and encodes what it needs, `names` are the samples' ids; both are
+    called only if something is missing. title: what a tracker calls the training.  made_by: goes
+    into the adapter's file, beside the item's key.  journal: what its line in the run's journal
+    says.
 
     `dev_score` maps an adapter's folder to a score, higher is better, by which a checkpoint is
     chosen; without it the last is taken. `keep_adapters` keeps those of the other checkpoints.
@@ -45,7 +46,7 @@ def train_item(
         return
     share_size(config)  # what is refused is refused before anything is begun
     path, started = item.begin(), time.monotonic()
-    ready = learner()
+    ready, ids = learner(), names()
     with tracked(config, folder.root / "tracking", title=title) as on_step:
         fit(
             ready,
@@ -53,7 +54,7 @@ def train_item(
             path,
             made_by={**made_by, "key": item.key},
             on_step=on_step,
-            names=names,
+            names=ids,
             keep_adapters=keep_adapters or dev_score is not None,
         )
     with processes.main_first(dev_score) as score:
@@ -62,7 +63,7 @@ def train_item(
                 item,
                 config,
                 ready.weights,
-                pairs=len(names),
+                pairs=len(ids),
                 scores={} if score is None else checkpoint_scores(path, score),
                 keep_adapters=keep_adapters,
             )

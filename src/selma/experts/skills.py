@@ -17,7 +17,7 @@ from selma.errors import ConfigError, DataError
 from selma.experts.fitting import OWN, Fitting
 from selma.experts.learners import AdapterWeights, Learner, LearnerParts
 from selma.experts.preferred import Preferred, places, preferred_images
-from selma.experts.recipes import encoding_recipe, expert_recipe, image_digests
+from selma.experts.recipes import encoding_recipe, expert_recipe, image_digests, pairs_digest
 from selma.experts.running import train_item
 from selma.records.experts import Expert
 from selma.records.images import Pair, Preference
@@ -196,8 +196,7 @@ class _Training:
             raise DataError(f"The expert {skill!r} needs at least one pair, but has none.")
         recipe = expert_recipe(
             skill,
-            data.pairs,
-            image_digests(data.pairs),
+            pairs_digest(data.pairs),
             self.config,
             base=self.base,
             seed=self.seed,
@@ -217,7 +216,7 @@ class _Training:
             config,
             self.folder,
             title=skill,
-            names=data.names,
+            names=lambda: data.names,
             made_by={
                 "skill": skill,
                 "objective": config.objective.model_dump(mode="json"),

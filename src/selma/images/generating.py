@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -19,11 +17,12 @@ from selma.config.images import ImagesConfig
 from selma.config.networks import AnyBase, BaseConfig, ServedBase
 from selma.disk import make_folder
 from selma.errors import DataError, LeftToOthers
+from selma.finished_rows import prompts_digest, texts_digest
 from selma.image_files import is_whole_png, png_bytes
 from selma.image_places import make_folders, places, possible_places
 from selma.imagefolders import METADATA
 from selma.images.choosing import CANDIDATES, Accepting, best, require_pairs, scored
-from selma.images.pairs import read_generated, write_metadata
+from selma.images.pairs import ROWS_FILE, finished_pairs, pair_facts, write_metadata
 from selma.progress import progress
 from selma.randomness import seed_for
 from selma.records.adapters import AppliedAdapter
@@ -80,7 +79,7 @@ def generate_pairs(
     model: Callable[[], AnyTextToImage | Elsewhere],
     adapters: Sequence[AppliedAdapter] = (),
     accepting: Accepting | None = None,
-) -> dict[str, list[Pair]]:
+) -> dict[str, Sequence[Pair]]:
     """Skill → each prompt with its image(s), in the order of the prompts.
 
     Every skill is one imagefolder, `2-images/<skill>/train/`. Where images are chosen, what became
@@ -139,7 +138,7 @@ def generate_benchmark(
         **generation_recipe(base, steps=steps, guidance=guidance, seed=seed),
         **adapted_recipe(adapters, base),
         "guide": guide and guide.recipe,
-        "benchmark": _digest([prompt.id, prompt.text] for prompt in benchmark_prompts),
+        "benchmark": texts_digest([prompt.id, prompt.text] for prompt in benchmark_prompts),
     }
     paid = _paid(base, (f"{prompt.id}.png" for prompt in benchmark_prompts))
     item = folder.item(SCORES, "images", name, recipe=recipe, paid=paid)
@@ -216,13 +215,14 @@ class Generation:
             ),
             **adapted_recipe(self.adapters, self.base),
             "per_prompt": per_prompt,
-            "prompts": _digest([prompt.id, prompt.text] for prompt in prompts),
+            "prompts": prompts_digest(prompts),
         }
 
-    def names(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Of the images, those of a prompt in a row."""
-        count = self.config.candidates_per_prompt
-        return [_image_name(prompt, k) for prompt in prompts for k in range(count)]
+    def names(self, prompts: Iterable[Prompt]) -> Iterator[str]:
+        """Of the images, those of a prompt in a row; no prompt is read before a name is wanted."""
+        for prompt in prompts:
+            for k in range(self.config.candidates_per_prompt):
+                yield _image_name(prompt, k)
 
     def jobs(self, folder: Path, prompts: Sequence[Prompt]) -> list[Job]:
         """One for each image, those of a prompt in a row."""
@@ -259,7 +259,7 @@ def _generate_skill(
     folder: Workspace,
     *,
     accepting: Accepting | None,
-) -> list[Pair]:
+) -> Sequence[Pair]:
     config, choose = generation.config, generation.config.choose
     scorer = choose and load_image_scorer(choose.scorer)
     recipe = {
@@ -270,18 +270,18 @@ def _generate_skill(
         recipe["accepting"] = accepting.recipe(skill) | {"threshold": choose.threshold}
     if choose and choose.score_threshold is not None:
         recipe["score_threshold"] = choose.score_threshold
-    own = () if choose else generation.names(prompts)
-    paid = [f"train/{name}" for name in _paid(generation.base, own)]
+    own = [] if choose else prompts
+    paid = [f"train/{name}" for name in _paid(generation.base, generation.names(own))]
     item = folder.item(IMAGES, skill, recipe=recipe, paid=paid)
     if choose:  # asked for here, so that the folder knows where they lie even if all is done
         _item_of_candidates(skill, _asked(skill, prompts, accepting), generation, folder)
     if item.done:
-        pairs = read_generated(item.path, prompts)
+        finished = finished_pairs(item, prompts)
         if choose and (left := item.manifest and item.manifest["summary"].get("survivors")):
             # fewest_pairs may have been raised since
             survivors = Survivors.model_validate(left)
-            require_pairs(skill, len(pairs), survivors, fewest=choose.fewest_pairs)
-        return pairs
+            require_pairs(skill, len(finished), survivors, fewest=choose.fewest_pairs)
+        return finished
     train = item.begin() / "train"
     make_folder(train)
     files: list[Path] = []
@@ -309,6 +309,7 @@ def _generate_skill(
     item.finish(
         [*(pair.image for pair in pairs), train / METADATA, *files],
         {"images": len(pairs), "over_token_limit": sum(n > 0 for n in cut), **summary},
+        rows={ROWS_FILE: pair_facts},
     )
     return pairs
 
@@ -334,10 +335,10 @@ def _item_of_candidates(
     return folder.item(IMAGES, CANDIDATES, skill, recipe=recipe, paid=paid)
 
 
-def _asked(skill: str, prompts: Sequence[Prompt], accepting: Accepting | None) -> list[Prompt]:
+def _asked(skill: str, prompts: Sequence[Prompt], accepting: Accepting | None) -> Sequence[Prompt]:
     """Those that have questions, where any are asked."""
     if not accepting:
-        return list(prompts)
+        return prompts
     asked = {prompt.id for prompt in accepting.asked[skill]}
     return [prompt for prompt in prompts if prompt.id in asked]
 
@@ -516,10 +517,6 @@ def generation_recipe(base: AnyBase, *, steps: int, guidance: float, seed: int) 
     if isinstance(base, BaseConfig):  # else the server's own affair
         recipe |= {"precision": base.precision, "guidance_rescale": rescale_of(base)}
     return recipe
-
-
-def _digest(rows: Iterable[list[str]]) -> str:
-    return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
 
 
 def benchmark_seed(seed: int, prompt_id: str) -> int:

@@ -16,7 +16,7 @@ from selma.given import GIVEN
 from selma.given.kind import GivenImage
 from selma.image_places import make_folders, places
 from selma.imagefolders import METADATA
-from selma.images.pairs import read_generated, write_metadata
+from selma.images.pairs import ROWS_FILE, finished_pairs, pair_facts, write_metadata
 from selma.progress import console
 from selma.records.images import Pair
 from selma.records.prompts import Prompt
@@ -35,7 +35,7 @@ def take_pairs(
     base: BaseConfig,
     seed: int,
     model: Callable[[], TextToImage],
-) -> dict[str, list[Pair]]:
+) -> dict[str, Sequence[Pair]]:
     """Skill → each prompt with the image(s) that the source has for it, copied into
     `2-images/<skill>/train/`; prompts without any have no pair.
 
@@ -73,7 +73,7 @@ def _take_skill(
     kind: str,
     base: BaseConfig,
     model: Callable[[], TextToImage],
-) -> list[Pair]:
+) -> Sequence[Pair]:
     images = {prompt: of_prompt for prompt, of_prompt in images.items() if of_prompt}
     recipe: dict[str, Any] = {
         "source": kind,
@@ -83,7 +83,7 @@ def _take_skill(
     }
     item = folder.item(IMAGES, skill, recipe=recipe)
     if item.done:
-        return read_generated(item.path, prompts)
+        return finished_pairs(item, prompts)
     without = _without(skill, prompts, images)
     began = time.monotonic()
     pairs = _copied(item, prompts, images, model)
@@ -94,6 +94,7 @@ def _take_skill(
             "over_token_limit": sum(pair.tokens_cut > 0 for pair in pairs),
             "without_image": without,
         },
+        rows={ROWS_FILE: pair_facts},
     )
     seconds = round(time.monotonic() - began, 3)
     folder.journal(IMAGES, skill=skill, images=len(pairs), seconds=seconds)

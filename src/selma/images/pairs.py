@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from selma.errors import DataError
+from selma.finished_rows import finished_rows, pairs_key, plain_rows
 from selma.imagefolders import METADATA, there
 from selma.record_files import each_row
 from selma.records.images import Pair, Survivors
@@ -13,7 +16,10 @@ from selma.records.prompts import Prompt
 from selma.records.rows import MetadataRow
 from selma.row_files import write_rows
 from selma.texts import quoted
-from selma.workspace import IMAGES, Workspace, insider, manifest
+from selma.workspace import IMAGES, Item, Workspace, insider, manifest
+
+ROWS_FILE = f"train/{METADATA}"
+"""Below the item's folder."""
 
 
 def write_metadata(path: Path, pairs: Sequence[Pair]) -> None:
@@ -31,6 +37,22 @@ def write_metadata(path: Path, pairs: Sequence[Pair]) -> None:
         for pair in pairs
     )
     write_rows(path, pair_rows)
+
+
+def finished_pairs(item: Item, prompts: Sequence[Prompt]) -> Sequence[Pair]:
+    """The pairs of a finished skill, see `read_generated`; of very many, when they are used."""
+    return finished_rows(item, ROWS_FILE, pair_facts, partial(read_generated, item.path, prompts))
+
+
+def pair_facts(folder: Path, files: Mapping[str, Any]) -> dict[str, Any]:
+    """How many pairs a folder has, what stands for them in a training's recipe, and how many
+    prompts are `over_token_limit`. files: the manifest's."""
+    rows, over = [], set()
+    for row in plain_rows(folder / ROWS_FILE):
+        rows.append([row["text"], files[f"train/{row['file_name']}"]["sha256"]])
+        if row["tokens_cut"] > 0:
+            over.add(row["prompt_id"])
+    return {"count": len(rows), "digest": pairs_key(rows), "over_token_limit": len(over)}
 
 
 def read_generated(folder: Path, prompts: Sequence[Prompt]) -> list[Pair]:

@@ -10,32 +10,30 @@ from typing import Any
 
 from selma.config.prompts import PromptsConfig
 from selma.errors import DataError
+from selma.finished_rows import PROMPTS_FILE, finished_prompts, prompt_facts
 from selma.given import GIVEN
 from selma.given.kind import Texts
 from selma.prompts.contamination import BenchmarkTexts
 from selma.prompts.novelty import SimilarityIndex
 from selma.prompts.skills import skill_names
-from selma.record_files import read_rows
 from selma.records.prompts import Prompt, prompt_id
 from selma.row_files import write_rows
 from selma.workspace import PROMPTS, Item, Workspace
 
-FILE = "prompts.jsonl"
-
 
 def take_prompts(
     config: PromptsConfig, folder: Workspace, *, seed: int, benchmark_texts: Sequence[str]
-) -> dict[str, list[Prompt]]:
+) -> dict[str, Sequence[Prompt]]:
     """Skill → the first `config.per_skill` given prompts that are novel and not contaminated, fewer
     where there are no more. Raises DataError if a skill has none."""
-    prompts = {}
+    prompts: dict[str, Sequence[Prompt]] = {}
     for skill, texts, item in _items(config, folder, seed, benchmark_texts):
         if not item.done:
             began = time.monotonic()
             _take(skill, texts, item, config, benchmark_texts)
             seconds = round(time.monotonic() - began, 3)
             folder.journal(PROMPTS, skill=skill, seconds=seconds, **item.summary)
-        prompts[skill] = read_rows(item.path / FILE, Prompt)
+        prompts[skill] = finished_prompts(item)
     return prompts
 
 
@@ -97,7 +95,7 @@ def _take(
             f"{dropped['contaminated']} are too near to the benchmark's "
             f"(prompts.contamination_threshold)."
         )
-    path = item.begin() / FILE
+    path = item.begin() / PROMPTS_FILE
     write_rows(path, (prompt.model_dump(mode="json") for prompt in prompts.values()))
     item.finish(
         [path],
@@ -107,4 +105,5 @@ def _take(
             "texts": len(prompts) + dropped.total(),
             "dropped": dict(sorted(dropped.items())),
         },
+        rows={PROMPTS_FILE: prompt_facts},
     )

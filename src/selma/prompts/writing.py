@@ -25,6 +25,7 @@ from selma.backbones.language.model import LanguageModel, Reply, Sampling
 from selma.config.prompts import PromptsConfig
 from selma.disk import append_bytes
 from selma.errors import ConfigError, NoProgress
+from selma.finished_rows import PROMPTS_FILE, finished_prompts, prompt_facts
 from selma.plurals import counted
 from selma.progress import Advance, progress
 from selma.prompts.given import items, take_prompts
@@ -34,7 +35,7 @@ from selma.prompts.outcomes import advice, counted_replies
 from selma.prompts.pool import PromptPool
 from selma.prompts.quality import gate_of, gate_recipe, no_captions
 from selma.prompts.skills import Skill, load_skills
-from selma.record_files import REMEDY_FOR_REPLIES, each_row, read_rows
+from selma.record_files import REMEDY_FOR_REPLIES, each_row
 from selma.records.prompts import Prompt
 from selma.records.rows import BatchOfReplies
 from selma.workspace import PROMPTS, Item, Workspace, append_line, write_bytes
@@ -44,7 +45,7 @@ REPLIES = "replies.jsonl"
 
 def write_prompts(
     config: PromptsConfig, folder: Workspace, *, seed: int, benchmark_texts: Sequence[str]
-) -> dict[str, list[Prompt]]:
+) -> dict[str, Sequence[Prompt]]:
     """Skill → exactly `config.per_skill` prompts, read back where they are there already; at most
     that many of prompts that are given (`prompts.given`).
 
@@ -60,7 +61,7 @@ def write_prompts(
         note = partial(folder.journal, PROMPTS)
         return load_language_model(config.backend, note=note, spent=folder.spent(PROMPTS))
 
-    written = {}
+    written: dict[str, Sequence[Prompt]] = {}
     for skill in skills:
         item = folder.item(
             PROMPTS,
@@ -74,7 +75,7 @@ def write_prompts(
             _fill(item, pool, model)
             seconds = round(time.monotonic() - began, 3)
             folder.journal(PROMPTS, skill=skill.name, seconds=seconds, **item.summary)
-        written[skill.name] = _read(item.path / "prompts.jsonl")
+        written[skill.name] = finished_prompts(item)
     return written
 
 
@@ -104,7 +105,7 @@ def counts(
 
 def _fill(item: Item, pool: PromptPool, model: Callable[[], LanguageModel]) -> None:
     """Makes the item, or the rest of it."""
-    replies, prompts = item.begin() / REPLIES, item.path / "prompts.jsonl"
+    replies, prompts = item.begin() / REPLIES, item.path / PROMPTS_FILE
     for batch, rejected in _kept_replies(replies):
         pool.take(batch, pool.next_batch(), no_captions=rejected)
     # A crash between the two files leaves prompts behind replies: put them level.
@@ -118,7 +119,7 @@ def _fill(item: Item, pool: PromptPool, model: Callable[[], LanguageModel]) -> N
             _one_batch(pool, model(), replies=replies, prompts=prompts, bar=bar)
             if pool.without_news >= config.patience and not pool.full:
                 raise NoProgress(_no_progress(pool, replies))
-    item.finish([replies, prompts], pool.summary)
+    item.finish([replies, prompts], pool.summary, rows={PROMPTS_FILE: prompt_facts})
 
 
 def _one_batch(
@@ -173,10 +174,6 @@ def _kept_replies(path: Path) -> Iterator[tuple[list[Reply], list[str]]]:
     """Each batch, and what of it the quality gate did not let pass."""
     for line in each_row(path, BatchOfReplies, repair=True, remedy=REMEDY_FOR_REPLIES):
         yield [Reply(**reply) for reply in line["replies"]], line.get("no_captions", [])
-
-
-def _read(path: Path) -> list[Prompt]:
-    return read_rows(path, Prompt)
 
 
 def _line(prompt: Prompt) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from selma.records.finished import FinishedRows
 from selma.records.prompts import Prompt
 from selma.records.record import Record
 
@@ -67,4 +68,6 @@ class Survivors(Record):
 
 def over_token_limit(pairs: Iterable[Pair]) -> int:
     """Number of prompts longer than a text encoder reads: 77 tokens for Stable Diffusion's."""
+    if isinstance(pairs, FinishedRows):
+        return int(pairs.facts["over_token_limit"])
     return len({pair.prompt.id for pair in pairs if pair.tokens_cut > 0})

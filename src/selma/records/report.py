@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ class Findings:
     """A run's results, for its report."""
 
     settings: dict[str, Any]
-    prompts: dict[str, list[Prompt]]
+    prompts: Mapping[str, Sequence[Prompt]]
     """Skill → the prompts kept."""
     dropped: dict[str, dict[str, int]]
     """Skill → reason → how many texts were dropped for it."""
-    pairs: dict[str, list[Pair]]
+    pairs: Mapping[str, Sequence[Pair]]
     experts: list[Expert]
     merged: Merged
     benchmark_prompts: list[BenchmarkPrompt]

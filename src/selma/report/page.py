@@ -270,7 +270,7 @@ def stage_times(journal: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def shown_pairs(pairs: list[Pair], count: int) -> Iterator[tuple[str, str]]:
+def shown_pairs(pairs: Sequence[Pair], count: int) -> Iterator[tuple[str, str]]:
     """(text, image) of `count` pairs, evenly spaced over all of a skill."""
     for pair in spaced(pairs, count):
         yield pair.prompt.text, grids.data_uri(pair.image)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.finished import Finished, NotFinished
-from selma.workspace import STAGES, Item, Workspace, asked_for
+from selma.workspace import STAGES, FactsOf, Item, Workspace, asked_for
 
 DONE, WITH = "item", "made with"
 """Events in the journal."""
@@ -62,9 +62,14 @@ class SharedItem(Item):
         self.folder.clock.start(self.name)
         return super().begin(guests=guests)
 
-    def finish(self, files: Iterable[Path], summary: Mapping[str, Any]) -> None:
-        files = list(files)
-        super().finish(files, summary)
+    def finish(
+        self,
+        files: Iterable[Path],
+        summary: Mapping[str, Any],
+        *,
+        rows: Mapping[str, FactsOf] | None = None,
+    ) -> None:
+        super().finish(files, summary, rows=rows)
         self.folder.journal(
             self.name.partition("/")[0],
             event=DONE,  # its stage tells the time of its skills beside this

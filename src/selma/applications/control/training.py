@@ -312,7 +312,7 @@ class _Stages:
             training,
             self.folder,
             title=f"{self.skill}-{label}",
-            names=[sample.id for sample in self.samples],
+            names=lambda: [sample.id for sample in self.samples],
             made_by={"control": label, "condition": self.condition},
             journal={"skill": f"{self.skill}/{label}"},
         )

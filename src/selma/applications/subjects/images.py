@@ -95,7 +95,7 @@ def class_pairs(
     seed: int,
     batch_size: int,
     model: Callable[[], TextToImage],
-) -> dict[str, list[Pair]]:
+) -> dict[str, Sequence[Pair]]:
     """Generate class images with the base, one seed each: subject → its class's pairs.
 
     Subjects of one class share them. {} if the prior's weight is 0.

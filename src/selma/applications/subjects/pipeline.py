@@ -286,7 +286,7 @@ class _Run:
             curve=generation.curve_prompts if few else None,
         )
 
-    def _class_pairs(self) -> dict[str, list[Pair]]:
+    def _class_pairs(self) -> dict[str, Sequence[Pair]]:
         from selma.applications.subjects.images import class_pairs
 
         return class_pairs(

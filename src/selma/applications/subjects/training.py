@@ -139,7 +139,7 @@ def _train(
         training,
         folder,
         title=f"{name}-{subject}",
-        names=[pair.image.name for pair in pairs],
+        names=lambda: [pair.image.name for pair in pairs],
         made_by={"subject": subject, "method": name},
         journal={"what": "subject", "method": name, "subject": subject},
         keep_adapters=True,

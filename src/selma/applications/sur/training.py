@@ -72,7 +72,7 @@ def train_sur(
         config.training,
         folder,
         title=SKILL,
-        names=[sample.id for sample in samples],
+        names=lambda: [sample.id for sample in samples],
         made_by={"skill": SKILL},
         journal={"skill": "/".join(names)},
     )
