@@ -17,6 +17,7 @@ from selma.manifests import ROWS, SELF, read_manifest, signed, sizes_only
 from selma.pipeline import Stages
 from selma.records.finished import FinishedRows
 from selma.records.images import over_token_limit
+from selma.report.page import shown_pairs
 from selma.status import statuses
 from selma.workspace import IMAGES, PROMPTS, Workspace
 
@@ -90,6 +91,7 @@ def test_digests_are_those_of_the_records(config: RunConfig, by: str) -> None:
             change_manifest(config, name, **{ROWS: None})
     prompts, pairs = made(config)
     facts = len(prompts), prompts_digest(prompts), len(pairs), pairs_digest(pairs)
+    shown = list(shown_pairs(pairs, 3))
     over = over_token_limit(pairs)
     assert are_unread(prompts, pairs)
     assert (*facts, over) == (
@@ -99,6 +101,7 @@ def test_digests_are_those_of_the_records(config: RunConfig, by: str) -> None:
         pairs_digest(list(pairs)),
         over_token_limit(list(pairs)),
     )
+    assert shown == list(shown_pairs(list(pairs), 3))
     assert [prompt.text for prompt in prompts] == [text.strip() for text in CAPTIONS]
     assert (len(pairs), over) == (2 * len(CAPTIONS), 1)
     assert pairs[:2] == list(pairs)[:2]

@@ -36,11 +36,12 @@ def finished_rows(
     entry = manifest["files"].get(name)
     if entry is None or not has_many_rows(entry):
         return read()
-    if remembered_sha256(item.path / name) != entry["sha256"]:
+    file = item.path / name
+    if remembered_sha256(file) != entry["sha256"]:
         return read()
     facts = manifest.get(ROWS, {}).get(name) if SELF in manifest else None
     try:  # manifests of earlier versions have none
-        return FinishedRows(facts or facts_of(item.path, manifest["files"]), read)
+        return FinishedRows(file, facts or facts_of(item.path, manifest["files"]), read)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         # Of another shape, which reading tells.
         return read()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_origin
@@ -55,15 +55,23 @@ def read_rows(
 
 
 def each_row(
-    path: Path, shape: type[Shape], *, repair: bool = False, remedy: str = REMEDY
+    path: Path,
+    shape: type[Shape],
+    *,
+    repair: bool = False,
+    remedy: str = REMEDY,
+    only: Collection[int] | None = None,
 ) -> Iterator[Shape]:
-    """The values of a JSON-lines file, none if there is none; no more than one is in memory.
+    """The values of a JSON-lines file, none if there is none; no more than one is in memory. only:
+    the lines that are looked at, from 0.
 
     With `repair`, a torn last line (a crash while appending) is cut off the file. Any other damage
     is a DataError with its line number, or as in `read_record`.
     """
     read = _adapter(cast(Any, shape)).validate_json if _is_record(shape) else None
     for number, line in _lines(path, repair):
+        if only is not None and number - 1 not in only:
+            continue
         if read is not None:  # in one step, twice as fast; what it refuses is told by the others
             try:
                 record = read(line)

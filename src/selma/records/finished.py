@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 Row = TypeVar("Row", covariant=True)
@@ -14,7 +15,10 @@ class FinishedRows(Sequence[Row]):
     is asked for. facts: their `count`, a `digest` of what recipes need, and what else is counted.
     """
 
-    def __init__(self, facts: Mapping[str, Any], read: Callable[[], Sequence[Row]]) -> None:
+    def __init__(
+        self, file: Path, facts: Mapping[str, Any], read: Callable[[], Sequence[Row]]
+    ) -> None:
+        self.file = file
         self.facts = facts
         self._read = read
 

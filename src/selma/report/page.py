@@ -18,12 +18,14 @@ from typing import Any
 from markupsafe import Markup
 
 from selma.config import ReportConfig
-from selma.record_files import json_text
+from selma.record_files import each_row, json_text
 from selma.records.benchmarks import spaced
+from selma.records.finished import FinishedRows
 from selma.records.images import Pair, over_token_limit
 from selma.records.pages import Page
 from selma.records.record import Record
 from selma.records.report import Findings
+from selma.records.rows import MetadataRow
 from selma.records.scores import Interval, MeasureInfo, ModelScore, Scorecard
 from selma.report import grids, models, tables
 from selma.report.beside import beside
@@ -31,7 +33,17 @@ from selma.report.judged import FILE, as_json, judged
 from selma.report.pages import changed, entries, read_pages
 from selma.report.sources import trained_on
 from selma.report.templates import environment, policy
-from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, Workspace, write_bytes
+from selma.workspace import (
+    EXPERTS,
+    IMAGES,
+    MERGED,
+    PROMPTS,
+    REPORT,
+    SCORES,
+    Workspace,
+    inside,
+    write_bytes,
+)
 
 STAGES = {
     PROMPTS: "write prompts",
@@ -272,6 +284,10 @@ def stage_times(journal: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def shown_pairs(pairs: Sequence[Pair], count: int) -> Iterator[tuple[str, str]]:
     """(text, image) of `count` pairs, evenly spaced over all of a skill."""
+    if isinstance(pairs, FinishedRows):  # of very many, the others are not read
+        for row in each_row(pairs.file, MetadataRow, only={*spaced(range(len(pairs)), count)}):
+            yield row["text"], grids.data_uri(inside(pairs.file.parent, row["file_name"]))
+        return
     for pair in spaced(pairs, count):
         yield pair.prompt.text, grids.data_uri(pair.image)
 
