@@ -170,6 +170,7 @@ def test_a_store_that_goes_down_knows_whose_every_file_is(
         item(tmp_path, "x", "old")
     item(tmp_path, "x", "new")
     storage = Storage(url, tmp_path, FAST)
+    storage._sign_lock()
     down_after(storage, sent)
     with suppress(WorkspaceError):
         storage.push()
@@ -181,9 +182,10 @@ def test_a_store_that_goes_down_knows_whose_every_file_is(
     }
     assert {name: names[name].decode() for name in whose} == whose
     assert "old" in whose.values()
-    assert (sent < 9) == (there(url) != files(tmp_path))
-    Storage(url, tmp_path, FAST).push()  # goes on
-    assert there(url) == files(tmp_path)
+    assert (sent < 9) == (there_without_lock(url) != files(tmp_path))
+    (again := Storage(url, tmp_path, FAST))._sign_lock()
+    again.push()  # goes on
+    assert there_without_lock(url) == files(tmp_path)
 
 
 @pytest.mark.parametrize("sent", range(11))
@@ -193,6 +195,7 @@ def test_a_store_that_goes_down_never_has_a_manifest_without_its_files(
     for name in ("x", "y", "z"):
         item(tmp_path, name, name)
     storage = Storage(url, tmp_path, FAST)
+    storage._sign_lock()
     down_after(storage, sent)
     with (
         pytest.raises(WorkspaceError, match="gone away")
@@ -206,8 +209,9 @@ def test_a_store_that_goes_down_never_has_a_manifest_without_its_files(
             assert name.replace("manifest.json", "a.txt") in names
         if name.endswith("a.txt"):
             assert name.replace("a.txt", "plan.json") in names
-    Storage(url, tmp_path, FAST).push()  # goes on
-    assert there(url) == files(tmp_path)
+    (again := Storage(url, tmp_path, FAST))._sign_lock()
+    again.push()  # goes on
+    assert there_without_lock(url) == files(tmp_path)
 
 
 def test_a_lock_that_beats_is_heeded(tmp_path: Path, url: str) -> None:
@@ -261,6 +265,88 @@ def test_who_was_taken_over_brings_nothing_any_more(tmp_path: Path, url: str) ->
         (tmp_path / "one" / "late").write_text("late")
     assert "late" not in there(url)
     assert LOCK in there(url)  # the other one's
+
+
+def test_who_was_taken_over_between_two_beats_brings_nothing(tmp_path: Path, url: str) -> None:
+    """As when the network comes back, and pushing is tried before the lock is looked at."""
+    one = Storage(url, tmp_path / "one", Times(beat_s=600, quiet_s=1, settle_s=0))
+    with one.held():
+        (tmp_path / "one").mkdir()
+        (tmp_path / "one" / "made").write_text("one")
+        with stored(url, tmp_path / "two", FAST):
+            (tmp_path / "two" / "made").write_text("two")
+        with pytest.raises(WorkspaceError, match="was taken over by another process"):
+            one.push()
+    assert there(url) == {"made": b"two"}
+
+
+def test_a_pull_that_was_stopped_leaves_no_change_of_this_side(tmp_path: Path, url: str) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    names = [f"{n}.txt" for n in range(12)]
+    with stored(url, one, FAST):
+        for name in names:
+            (one / name).write_text("first")
+    stopped = Storage(url, two, FAST)
+    open_, left = stopped.fs.open, iter(range(6))
+
+    def ends(*args: Any, **kwargs: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return open_(*args, **kwargs)
+
+    stopped.fs.open = ends
+    try:
+        with pytest.raises(KeyboardInterrupt), stopped.held():
+            stopped.pull()
+    finally:
+        del stopped.fs.open
+    assert 0 < len(files(two)) < len(names)
+    with stored(url, one, FAST):
+        for name in names:
+            (one / name).write_text("second")
+    with stored(url, two, FAST):
+        assert set(files(two).values()) == {b"second"}
+
+
+def test_what_is_no_file_of_the_run_stays_in_the_store(tmp_path: Path) -> None:
+    """As a program's own folder on a mounted bucket."""
+    store = tmp_path / "store"
+    for path in (store / ".trash" / "old", store / "2-images" / ".aside" / "x"):
+        path.parent.mkdir(parents=True)
+        path.write_text("of others")
+    for _ in range(2):
+        with stored(f"file://{store}", tmp_path / "run", FAST):
+            pass
+    assert not files(tmp_path / "run")
+    assert (store / ".trash" / "old").exists() and (store / "2-images" / ".aside" / "x").exists()
+
+
+def test_a_folder_that_is_a_link_is_refused_and_a_runs_folder_is_not(
+    tmp_path: Path, url: str
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    with stored(url, tmp_path / "run", FAST):
+        (tmp_path / "run" / "a").write_text("a")
+    assert there(url) == {"a": b"a"}
+    (tmp_path / "more").mkdir()
+    (tmp_path / "run" / "2-images").symlink_to(tmp_path / "more")
+    with (
+        pytest.raises(WorkspaceError, match="2-images is a link to a folder"),
+        stored(url, tmp_path / "run", FAST),
+    ):
+        pytest.fail("it began")
+    assert there(url) == {"a": b"a"}
+
+
+@pytest.mark.parametrize("known", [[], {"a": 3}, {"a": {"here": [1, 1]}}, "a"])
+def test_a_damaged_index_is_none(tmp_path: Path, url: str, known: object) -> None:
+    with stored(url, tmp_path, FAST):
+        (tmp_path / "a").write_text("a")
+    (tmp_path / INDEX).write_text(json.dumps({"url": url, "files": known}))
+    with stored(url, tmp_path, FAST):
+        pass
+    assert there(url) == files(tmp_path) == {"a": b"a"}
 
 
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
@@ -365,6 +451,11 @@ def test_a_bucket_of_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
                 stored(url, tmp_path / "three", FAST),
             ):
                 pytest.fail("two have it")
+        # As consoles make folders.
+        fsspec.filesystem("s3").call_s3("put_object", Bucket="bucket", Key="runs/one/", Body=b"")
+        fsspec.filesystem("s3").call_s3(
+            "put_object", Bucket="bucket", Key="runs/one/3-experts/", Body=b""
+        )
         with stored(url, tmp_path / "one", FAST):
             assert files(tmp_path / "one") == files(tmp_path / "two")
         with (

@@ -43,6 +43,7 @@ _TAGS = ("ETag", "etag", "md5Hash", "generation", "mtime", "created", "LastModif
 """What stores call that which changes with an object's bytes."""
 Sign = list[Any]
 """What a file or object is told by: its size, and what changes when it is written."""
+_BOTH = {"here", "there"}
 Result = TypeVar("Result")
 
 
@@ -107,6 +108,7 @@ class Storage:
 
     def pull(self) -> None:
         """Bring what the store has, and this folder has not."""
+        self._require_no_links()
         remote = self._told("read", self._there)
         if not remote:  # a new store, or one that was emptied: all that is here goes there
             self.index.clear()
@@ -134,9 +136,11 @@ class Storage:
             # Removed by another machine, as checkpoints are; not if it was changed here since.
             if self._sign(name) == self.index.pop(name)["here"]:
                 (self.root / name).unlink(missing_ok=True)
-        for part in _in_order(coming):
-            self._told("read", partial(self._each, self._bring, part, remote))
-        self._write_index()
+        try:
+            for part in _in_order(coming):
+                self._told("read", partial(self._each, self._bring, part, remote))
+        finally:  # what came is no change of ours, if the next pull finds another there
+            self._write_index()
 
     @contextmanager
     def pushed(self) -> Iterator[None]:
@@ -166,11 +170,6 @@ class Storage:
 
     def push(self) -> None:
         """Bring to the store what has changed here, and remove there what was removed here."""
-        if self.lost:
-            raise WorkspaceError(
-                f"{self.name} was taken over by another process, since this one could not be seen "
-                f"to be alive. What was made stays in {self.root}; it is not brought there."
-            )
         here = dict(self._here())
         new = [n for n, sign in here.items() if self.index.get(n, {}).get("here") != sign]
         gone = [name for name in self.index if name not in here]
@@ -181,18 +180,33 @@ class Storage:
                 self.fs.rm_file(self._at(name))
             self.index.pop(name)
 
+        def each(do: Callable[..., None], part: Iterable[str], *more: Any) -> None:
+            if part:
+                self._require_own()
+                self._told("written", partial(self._each, do, part, *more))
+
         def send(names: Iterable[str]) -> None:
             for part in _in_order(names):
-                self._told("written", partial(self._each, self._send, part, here))
+                each(self._send, part, here)
 
         try:
             send(aside)  # before the places they were moved from are emptied
             # A manifest that goes, goes first, as one that comes is last.
             for part in reversed(_in_order([*gone, *self._of_another_plan(new)])):
-                self._told("written", partial(self._each, remove, part))
+                each(remove, part)
             send(name for name in new if name not in set(aside))
         finally:
             self._write_index()
+
+    def _require_own(self) -> None:
+        """Raises WorkspaceError if another process has the lock, perhaps since the last beat: a
+        network that comes back, or a machine that wakes up, may be here first."""
+        self.lost = self.lost or self._told("locked", self._lock).get("id") != self.owner["id"]
+        if self.lost:
+            raise WorkspaceError(
+                f"{self.name} was taken over by another process, since this one could not be seen "
+                f"to be alive. What was made stays in {self.root}; it is not brought there."
+            )
 
     def _of_another_plan(self, new: Iterable[str]) -> list[str]:
         """Which of the changed files are in the store beside a plan that is about to be replaced:
@@ -209,7 +223,9 @@ class Storage:
     def index(self) -> dict[str, dict[str, Sign]]:
         """File → its signs here and there when both were last the same. Of another store: none."""
         value = read_json(self.root / INDEX) or {}
-        return dict(value["files"]) if value.get("url") == self.name else {}
+        files = value.get("files") if value.get("url") == self.name else None
+        known = files.items() if isinstance(files, dict) else ()
+        return {n: signs for n, signs in known if isinstance(signs, dict) and signs.keys() == _BOTH}
 
     def _write_index(self) -> None:
         make_folder(self.root)
@@ -217,13 +233,24 @@ class Storage:
 
     def _here(self) -> Iterator[tuple[str, Sign]]:
         for folder, folders, files in os.walk(self.root):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(filter(_is_kept, folders))
             # Files that appear meanwhile may be listed without the plan that came before them.
-            for name in sorted({*files, PLAN}):
+            for name in sorted({*filter(_is_kept, files), PLAN}):
                 path = Path(folder, name).relative_to(self.root).as_posix()
-                # What lies aside, locks and the index are this machine's.
-                if not name.startswith(".") and (sign := self._sign(path)) is not None:
+                if (sign := self._sign(path)) is not None:
                     yield path, sign
+
+    def _require_no_links(self) -> None:
+        """Raises WorkspaceError for a link to a folder, whose files would be brought nowhere."""
+        for folder, folders, _ in os.walk(self.root):
+            folders[:] = filter(_is_kept, folders)
+            for path in (Path(folder, name) for name in folders):
+                if path.is_symlink():
+                    raise WorkspaceError(
+                        f"{path} is a link to a folder, whose files storage does not bring there. "
+                        "Move the folder itself to its place, or set the run's folder to a larger "
+                        "disk."
+                    )
 
     def _sign(self, name: str) -> Sign | None:
         try:
@@ -237,11 +264,7 @@ class Storage:
         start = len(self.base) + 1
         every = self.fs.find(self.base, detail=True)
         names = {path[start:]: info for path, info in every.items()}
-        return {
-            name: _sign_of(info)
-            for name, info in names.items()
-            if name and not name.rpartition("/")[2].startswith(".")
-        }
+        return {name: _sign_of(info) for name, info in names.items() if name and _is_kept(name)}
 
     def _same(self, name: str, remote: Sign, here: Sign) -> bool:
         return remote[0] == here[0] and self._told(
@@ -364,6 +387,12 @@ def _opened(url: str, name: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise ConfigError(f"storage: {name} cannot be used: {error}.") from error
     return fs, base.rstrip("/")
+
+
+def _is_kept(name: str) -> bool:
+    """Whether a file or folder is the run's: what lies aside, locks and the index are one machine's,
+    and stores' programs write objects for folders, with a slash at their end."""
+    return not name.endswith("/") and not any(part.startswith(".") for part in name.split("/"))
 
 
 def _owner(lock: Mapping[str, Any]) -> str:
