@@ -390,8 +390,8 @@ def _opened(url: str, name: str) -> tuple[Any, str]:
 
 
 def _is_kept(name: str) -> bool:
-    """Whether a file or folder is the run's: what lies aside, locks and the index are one machine's,
-    and stores' programs write objects for folders, with a slash at their end."""
+    """Whether a file or folder is the run's. What lies aside, locks and the index are one
+    machine's, and stores' programs write objects for folders, with a slash at their end."""
     return not name.endswith("/") and not any(part.startswith(".") for part in name.split("/"))
 
 

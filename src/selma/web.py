@@ -174,6 +174,7 @@ async def json_of(request: Request, *, most: int) -> dict[str, Any]:
     """The JSON object in the request's body. Raises HTTPException if there is none."""
     try:
         value = json.loads(await body_of(request, most=most))
+        json.dumps(value, ensure_ascii=False).encode()  # halves of surrogate pairs are no text
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

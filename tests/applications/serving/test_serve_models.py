@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -20,10 +22,12 @@ import tiny
 from applications.study.browser import CHROMIUM, browser
 from PIL import Image
 from served_pages import Served, started
+from starlette.testclient import TestClient
 
 import selma
 from selma import pipeline
 from selma.applications.serving.drawing import MOST_WAITING, Busy, Drawing, Order
+from selma.applications.serving.server import application
 from selma.config import RunConfig
 from selma.pipeline import Stages
 from selma.records.benchmarks import BenchmarkPrompt
@@ -149,6 +153,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"prompt": ["a"]}, 400, "prompt must be a text"),
     ({"size": "1024x1024"}, 400, "size can only be 16x16"),
     ({"n": 2}, 400, "n can only be 1"),
+    ({"n": True}, 400, "n can only be 1"),
     ({"response_format": "url"}, 400, "response_format can only be 'b64_json'"),
     ({"seed": -1}, 400, "seed must be a whole number"),
     ({"seed": 2**64}, 400, "seed must be a whole number"),
@@ -180,9 +185,10 @@ def test_numbers_that_are_none(server: Served, number: str) -> None:
 
 def test_bodies_that_are_none(server: Served) -> None:
     url = f"{server.url}/v1/images/generations"
-    for body in (b"", b"{", b"[]", b'"x"', b"[" * 20_000, b"\xff\xfe"):
+    half = rb'{"prompt": "a \ud83d cat"}'
+    for body in (b"", b"{", b"[]", b'"x"', b"[" * 20_000, b"\xff\xfe", half):
         assert ask(url, body)[0] == 422
-    assert ask(url, b"x" * 40_000)[0] == 413
+    assert ask(url, b"x" * 60_000)[0] == 413
     assert ask(url, b'{"prompt": "a cat"}', Content_Type="text/plain")[0] == 415
     assert ask(url)[0] == 405
 
@@ -238,6 +244,49 @@ def test_more_than_wait_in_line_are_told_to_come_again() -> None:
             drawing.ask(orders[0])
         assert len({future.result() for future in futures}) == MOST_WAITING
         drawing.ask(orders[0]).result()
+
+
+def test_the_longest_prompt_may_be_of_any_letters(server: Served) -> None:
+    assert draw(server, prompt="\N{CAT FACE}" * 4000)[0] == 200
+    assert draw(server, prompt="\N{CAT FACE}" * 4001)[0] == 400
+
+
+def test_what_nobody_waits_for_is_not_drawn(server: Served) -> None:
+    """One that is begun is drawn to its end; those behind it are not, if their clients left."""
+    began = time.monotonic()
+    assert draw(server, num_inference_steps=200)[0] == 200
+    one = time.monotonic() - began
+    body = json.dumps({"prompt": "a cat", "num_inference_steps": 200}).encode()
+    _, _, port = server.url.rpartition(":")
+    for _ in range(8):
+        with socket.create_connection(("127.0.0.1", int(port))) as client:
+            head = (
+                f"Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+            )
+            client.sendall(f"POST /v1/images/generations HTTP/1.1\r\n{head}\r\n\r\n".encode())
+            client.sendall(body)
+            time.sleep(0.1)
+    began = time.monotonic()
+    assert draw(server)[0] == 200
+    assert time.monotonic() - began < 4 * one
+
+
+def test_an_error_of_any_kind_is_told_as_the_protocol_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny.load("sd1")
+    drawing = Drawing(model, {"base": []}, fingerprints={"base": "x"}, **DRAWN)
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("out of memory in /home/me")
+
+    monkeypatch.setattr(model, "generate", fails)
+    with drawing:
+        app = application(drawing, hosts=None)
+        client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
+        reply = client.post("/v1/images/generations", json={"prompt": "a cat", "model": "base"})
+    assert reply.status_code == 500
+    assert "terminal" in reply.json()["error"]["message"] and "/home" not in reply.text
 
 
 def test_other_machines_need_the_key(run: Path) -> None:

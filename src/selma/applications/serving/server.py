@@ -30,9 +30,9 @@ from selma.texts import quoted
 from selma.versions import versions
 from selma.web import Guarded, json_of, listening, prefix
 
-MAX_BODY = 30_000
 MOST_CHARACTERS = 4_000
 """Of a prompt, as OpenAI has it."""
+MAX_BODY = 12 * MOST_CHARACTERS + 4_000  # one beyond 16 bits may come as two escapes of 6 bytes
 MOST_GUIDANCE = 100.0
 _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -93,6 +93,7 @@ def application(
             HTTPException: _http_refusal,
             Busy: _busy,
             SelmaError: _failure,
+            Exception: _failure,
         },
     )
     foreign = "Images are drawn for this page and for programs alone."
@@ -143,12 +144,16 @@ class _Pages:
         if kind != "application/json":  # which no page of another site may send unasked
             raise Refused("The request must be application/json.", param=None, status=415)
         order = self._order(await json_of(request, most=MAX_BODY))
-        future = self.drawing.ask(order)
+        drawn = asyncio.wrap_future(self.drawing.ask(order))
+        left = asyncio.ensure_future(_left(request))
         try:
-            png = await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
+            await asyncio.wait((drawn, left), return_when=asyncio.FIRST_COMPLETED)
+            if not drawn.done():
+                return Reply(status_code=499)  # nobody reads it
+            png = drawn.result()
+        finally:
+            drawn.cancel()  # unless it is begun: nobody waits for it any more
+            left.cancel()
         used = {
             "model": order.model,
             "size": self._size,
@@ -170,7 +175,7 @@ class _Pages:
             if name not in _USED and name not in _WITHOUT_EFFECT:
                 raise Refused(f"{quoted(name)} would have no effect; leave it out.", param=name)
             values = _WITHOUT_EFFECT.get(name, ())
-            if values and value is not None and value not in values:
+            if values and value is not None and (value not in values or value is True):
                 raise Refused(
                     f"{name} can only be {quoted(values[0])}, but is {quoted(value)}.", param=name
                 )
@@ -213,6 +218,12 @@ def _real(given: dict[str, Any], name: str, own: float, *, most: float) -> float
     if type(value) not in (int, float) or not 0 <= value <= most:
         raise Refused(f"{name} must be a number from 0 to {most:g}.", param=name)
     return float(value)
+
+
+async def _left(request: Request) -> None:
+    """Return when nobody waits for the reply any more; of a request whose body was read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _answer(message: str, status: int, *, kind: str, param: str | None = None) -> Reply:

@@ -3,12 +3,14 @@
 const byId = (id) => document.getElementById(id);
 const prefix = document.body.dataset.prefix;
 let drawn = 0; // the last request; older replies are passed over
+let leaving = new AbortController();
 
 async function draw(model, asked) {
   const reply = await fetch(prefix + "/v1/images/generations", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ ...asked, model, response_format: "b64_json" }),
+    signal: leaving.signal,
   });
   const told = await reply.json();
   if (!reply.ok) throw new Error(told.error.message);
@@ -28,6 +30,8 @@ async function show(id, blob, text) {
 byId("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const number = ++drawn;
+  leaving.abort(); // so that the server does not draw what nobody waits for
+  leaving = new AbortController();
   const model = byId("model").value;
   const asked = {
     prompt: byId("prompt").value,
