@@ -170,6 +170,14 @@ def test_an_array_may_begin_at_any_number(place: Path) -> None:
     assert lines == [f"images a b.yaml --shard {n}/3" for n in (1, 2, 3)] * 3
 
 
+def test_slurms_signal_reaches_selma() -> None:
+    """Slurm sends it to job steps alone, unless B: names the batch script, which becomes selma."""
+    script = (SCALE / "stage.sbatch").read_text()
+    assert "#SBATCH --signal=B:TERM@" in script
+    commands = [line.strip() for line in script.splitlines() if line.strip().startswith("exec ")]
+    assert len(commands) == 2 and "srun" not in script and all("selma" in c for c in commands)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_parse_and_ask_for_what_they_need(script: str) -> None:
     path = SCALE / script
@@ -200,6 +208,8 @@ def test_skypilot_task_makes_every_shard_of_a_stage() -> None:
     task = yaml.safe_load((SCALE / "skypilot.yaml").read_text())
     count = task["num_nodes"]
     values = task["envs"] | {"CONFIG": "/shared/run.yaml", "SKYPILOT_NUM_NODES": str(count)}
+    # Nothing of the name is in a registry: the nodes are sent the repository.
+    assert task["workdir"] == "." and "install -c constraints.txt ." in task["setup"]
     command = ["bash", "-c", task["run"]]
     assert shards(command, values, "SKYPILOT_NODE_RANK", count) == [
         f"images /shared/run.yaml --shard {n}/{count}" for n in range(1, count + 1)

@@ -627,6 +627,7 @@ def _scored(scores: ScoresConfig, key: str, judges: Mapping[str, str]) -> Iterat
     from selma.scores.benchmarks import (
         BENCHMARKS,
         benchmark_of,
+        fetched_by,
         load_benchmark,
         require_scorable,
     )
@@ -634,10 +635,7 @@ def _scored(scores: ScoresConfig, key: str, judges: Mapping[str, str]) -> Iterat
 
     named = BENCHMARKS.get(scores.benchmark)
     if (named is None or named.prompts is None) and not Path(scores.benchmark).exists():
-        known = Path(scores.benchmark).name
-        files = {file.name: row.name for row in BENCHMARKS.values() for file in row.files}
-        files |= {row.name: row.name for row in BENCHMARKS.values() if row.files}
-        fetch = f" Run `selma data fetch {files[known]}`." if known in files else ""
+        fetch = fetched_by(Path(scores.benchmark))
         yield (
             f"{key}.benchmark: must be toybox or a file, but {scores.benchmark} is missing.{fetch}"
         )

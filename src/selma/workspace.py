@@ -69,6 +69,8 @@ DECIDING: Mapping[str, tuple[str, ...]] = {
 """Stage → the packages whose versions decide the bytes of its items."""
 
 JOURNAL = "journal.jsonl"
+COSTING = ("request", "failed request")
+"""Events of the journal that have a cost of their own; other lines repeat it."""
 BEGINNING_S = 600
 """How long a shard waits for others that begin items."""
 _PLAN_ASIDE = aside_of(Path(PLAN)).name
@@ -695,7 +697,7 @@ class Workspace:
         return sum(
             line.get("cost", 0.0)
             for line in self.read_journal()
-            if line.get("stage") == stage and line.get("event") == "request"
+            if line.get("stage") == stage and line.get("event") in COSTING
         )
 
     @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tiny
 from attacks import Attack
-from image_server import ImageServer, drawing, noise_png, once
+from image_server import Act, Asked, ImageServer, drawing, noise_png, once
 from scripted import send
 
 from selma.adapters.applying import applied
@@ -194,6 +194,20 @@ def reply(**data: Any) -> bytes:
     return json.dumps({"created": 0, "data": [data]}).encode()
 
 
+def after(count: int, act: Callable[[BaseHTTPRequestHandler], None]) -> Act:
+    """The act, for every request after so many."""
+    seen: list[Asked] = []
+
+    def acts(handler: BaseHTTPRequestHandler, asked: Asked) -> bool:
+        seen.append(asked)
+        if len(seen) <= count:
+            return False
+        act(handler)
+        return True
+
+    return acts
+
+
 PASSING = {
     "429": status(429, Retry_After="0"),
     "500": status(500),
@@ -294,6 +308,24 @@ def test_money_ends(server: ImageServer) -> None:
     with pytest.raises(BackendError, match=r"max_cost allows 0\.65"):
         images(model)
     assert len(server.texts) == 1 and notes[-1]["cost"] == 0.1
+
+
+def test_replies_that_are_of_no_use_are_paid_for(server: ImageServer) -> None:
+    """As replies without an image that come again and again: the limit on cost holds over them."""
+    notes: list[dict[str, Any]] = []
+    server.acts = [after(5, body(reply(b64_json="aGVsbG8=")))]
+    model = served(base(server, price_per_image=0.1, max_cost=0.75, parallel=1), notes)
+    with pytest.raises(BackendError, match=r"max_cost allows 0\.75; 0\.7 is spent"):
+        images(model, [FIRST])
+    assert len(server.texts) == 2
+    assert sum(note.get("cost", 0) for note in notes) == pytest.approx(0.7)
+
+
+def test_an_error_that_comes_as_success_is_told_in_the_servers_words(server: ImageServer) -> None:
+    error = json.dumps({"error": {"message": "the queue is full of secret-key-1234"}}).encode()
+    server.acts = [after(5, body(error))]
+    with pytest.raises(BackendError, match="holds no image: the queue is full"):
+        images(served(base(server, parallel=1, max_attempts=2)), [FIRST])
 
 
 def test_never_more_is_asked_ahead_than_runs_side_by_side(server: ImageServer) -> None:

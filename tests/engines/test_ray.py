@@ -22,6 +22,7 @@ from selma.config import RunConfig
 from selma.config.engine import RayEngine
 from selma.engines import on_ray
 from selma.engines.engine import Worker
+from selma.engines.hosting import Host
 from selma.errors import ConfigError, DataError, WorkspaceError
 from selma.workspace import IMAGES, Workspace
 
@@ -148,6 +149,36 @@ def test_a_task_outlives_its_worker(cluster: Cluster, engine: on_ray.OnRay) -> N
     assert list(results) == list(range(1, 12))
     counts = {name: count - before[name] for name, count in engine.counts.items()}
     assert counts["tasks"] == 12 and counts["lost"] == 1 and 1 <= counts["again"] <= on_ray.AHEAD
+
+
+class Unable(Host):
+    def __init__(self, threads: int) -> None:
+        raise ImportError("there is no selma here")
+
+
+class Older(Host):
+    def ready(self) -> dict[str, str]:
+        return {**super().ready(), "torch": "1.0"}
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        (Unable, "could not be started, one after another, the last by: .*no selma here"),
+        (Older, r"a worker has others: torch 1\.0 there and \S+ here\. Install"),
+    ],
+)
+def test_a_machine_that_cannot_work_is_told_and_not_waited_for(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, host: type[Host], says: str
+) -> None:
+    monkeypatch.setattr(on_ray, "Host", host)
+    node = cluster.add_node(num_cpus=1)  # the others may have all that there is
+    try:
+        settings = RayEngine(kind="ray", losses=2, workers=1)
+        with on_ray.opened(settings) as engine, pytest.raises(ConfigError, match=says):
+            list(engine.map(Worker(times, (2,)), range(3)))
+    finally:
+        cluster.remove_node(node)
 
 
 def test_a_cluster_that_is_not_there_is_named() -> None:

@@ -22,7 +22,7 @@ from selma.backbones.preference.scorers import scorer_operations
 from selma.config import RunConfig, load_config
 from selma.config.scores import LocalJudge, PreferenceConfig
 from selma.devices import DEVICES, Device, Share, measured
-from selma.errors import ConfigError
+from selma.errors import ConfigError, DataError
 from selma.planning import Plan, Work, plan
 from selma.registry import registered
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, STAGES
@@ -313,3 +313,11 @@ def test_the_command_shows_a_table_and_writes_json(tmp_path: Path) -> None:
     )
     assert written["work"] and written["totals"]["disk"] > 0
     assert next(stage for stage in written["stages"] if stage["stage"] == PROMPTS)["operations"] > 0
+
+
+def test_a_benchmark_that_is_missing_says_what_brings_it(tmp_path: Path) -> None:
+    path = tmp_path / "dsg-1k" / "dsg-1k-anns.csv"
+    with pytest.raises(DataError, match=r"is missing\. Run `selma data fetch dsg-1k`\. Name"):
+        planned(small(scores={"benchmark": str(path)}))
+    with pytest.raises(DataError, match=r"is missing\. Name another file, or toybox"):
+        planned(small(scores={"benchmark": str(tmp_path / "own.csv")}))

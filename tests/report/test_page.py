@@ -494,11 +494,12 @@ def test_requests_count_once_in_times_and_costs() -> None:
     lines = [
         *[request] * 4,
         {"stage": "2-images", "event": "failed request"},
+        {"stage": "2-images", "event": "failed request", "cost": 0.5},
         {"stage": "2-images", "event": "probe", "same_seed_same_image": True},
         {"stage": "2-images", "skill": "cats", "seconds": 12.0, "cost": 1.0},
     ]
     times = {row["label"]: (row["seconds"], row["cost"]) for row in page.stage_times(lines)}
-    assert (12.0, 1.0) in times.values() and sum(seconds for seconds, _ in times.values()) == 12.0
+    assert (12.0, 1.5) in times.values() and sum(seconds for seconds, _ in times.values()) == 12.0
 
 
 def test_a_large_run_has_a_page_of_20_mb_at_most(tmp_path: Path) -> None:

@@ -196,14 +196,22 @@ class Exchange(ABC, Generic[Asked, Got]):
     async def _attempt(self, client: openai.AsyncOpenAI, request: Asked, attempt: int) -> Got:
         began = time.monotonic()
         with self._limits.reservation(most := self._most(request)):
+            cost = 0.0
             try:
                 # The client's timeouts are for each phase; this one is for the slow drip as well.
                 async with asyncio.timeout(self._limits.time_left()):
                     answer = await self._ask(client, request)
+                cost = most  # a reply that is of no use was paid for, too
                 got = self._read(answer, request, most)
             except Exception as error:
                 problem = self._judged(error)
-                self._note(event="failed request", model=self._endpoint.model, problem=str(problem))
+                self._limits.spend(cost)
+                self._note(
+                    event="failed request",
+                    model=self._endpoint.model,
+                    problem=str(problem),
+                    **({"cost": cost} if cost else {}),
+                )
                 raise problem from None
             self._limits.spend(cost := self._cost(got))
         self._note(

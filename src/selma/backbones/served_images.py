@@ -18,7 +18,7 @@ from selma.backbones.exchange import Exchange, Passing, run
 from selma.backbones.image_servers import DIALECTS
 from selma.backbones.image_servers.dialect import Dialect, SentAdapter, Wish
 from selma.backbones.image_servers.sglang import ACTIVE, active
-from selma.backbones.refusals import OF_IMAGES
+from selma.backbones.refusals import OF_IMAGES, reason
 from selma.backbones.transport import MOST_BYTES
 from selma.config.networks import ServedBase
 from selma.errors import BackendError, DataError
@@ -140,7 +140,7 @@ class ImageRequests(Exchange[Wish, Drawn]):
     def _read(self, answer: Any, request: Wish, most: float) -> Drawn:
         data = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(data, list) or not data or not isinstance(data[0], dict):
-            raise Passing("the answer holds no image")
+            raise Passing(f"the answer holds no image{self._without_key(_instead(answer))}")
         encoded = data[0].get("b64_json")
         if not isinstance(encoded, str) or not encoded:
             if data[0].get("url"):
@@ -188,15 +188,10 @@ class ImageRequests(Exchange[Wish, Drawn]):
         return {"told": got.told} if got.told else {}
 
 
-_TOLD = {
-    "size",
-    "seed",
-    "num_inference_steps",
-    "guidance_scale",
-    "true_cfg_scale",
-    "revised_prompt",
-}
-"""What a reply may say of how its image came to be."""
+def _instead(answer: Any) -> str:
+    """What an answer without an image is, in the server's words."""
+    words = answer if isinstance(answer, str) else answer and json.dumps(answer)
+    return f": {said}" if isinstance(words, str) and (said := reason(words)) else ""
 
 
 def named(adapters: Collection[str]) -> str:

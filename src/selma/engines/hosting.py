@@ -9,6 +9,8 @@ from typing import Any
 from selma import errors
 from selma.engines.engine import Worker
 from selma.errors import SelmaError
+from selma.versions import versions
+from selma.workspace import DECIDING
 
 DONE, FAILED = "done", "failed"
 
@@ -21,8 +23,9 @@ class Host:
         self._loaded: dict[Worker, Callable[[Any], Any]] = {}
         self._threads = threads
 
-    def ready(self) -> bool:
-        return True
+    def ready(self) -> dict[str, str]:
+        """The versions of all that decides bytes, here."""
+        return deciding_versions()
 
     def do(self, worker: Worker, task: Any) -> tuple[str, Any]:
         """(DONE, result), or (FAILED, (name of a SelmaError, its text)): pickled, an error would
@@ -38,6 +41,11 @@ class Host:
             return DONE, self._loaded[worker](task)
         except SelmaError as error:
             return FAILED, (type(error).__name__, str(error))
+
+
+def deciding_versions() -> dict[str, str]:
+    """Package → installed version, of all packages that decide any stage's bytes."""
+    return versions(sorted({name for names in DECIDING.values() for name in names}))
 
 
 def result_of(outcome: tuple[str, Any]) -> Any:

@@ -15,8 +15,8 @@ from typing import Any
 
 from selma.config.engine import RayEngine
 from selma.engines.engine import Worker
-from selma.engines.hosting import Host, result_of
-from selma.errors import ConfigError, WorkspaceError
+from selma.engines.hosting import Host, deciding_versions, result_of
+from selma.errors import ConfigError, SelmaError, WorkspaceError
 from selma.plurals import counted
 from selma.progress import warn
 
@@ -84,6 +84,8 @@ class OnRay:
         self._host = ray.remote(Host)
         self._asked_for = self._again = self._lost = 0
         """Tasks, those that were handed out again, and hosts that were lost."""
+        self._failed = 0
+        """Hosts, one after another, that could not be started."""
         self._waiting: deque[_Task] = deque()
         self._open: list[_Task] = []
         """Tasks that somebody may still wait for."""
@@ -164,11 +166,12 @@ class OnRay:
             with self._changed:
                 tasks = [task for task in self._open if not task.done.is_set()]
                 self._waiting.clear()
+            gone = WorkspaceError(
+                f"The cluster of Ray is gone ({type(error).__name__}: {error}). Run the same "
+                "command again; nothing finished is lost."
+            )
             for task in tasks:
-                task.error = WorkspaceError(
-                    f"The cluster of Ray is gone ({type(error).__name__}: {error}). Run the same "
-                    "command again; nothing finished is lost."
-                )
+                task.error = error if isinstance(error, SelmaError) else gone
                 task.done.set()
 
     def _hand_out(self) -> None:
@@ -214,9 +217,27 @@ class OnRay:
     def _started(self, ref: Any) -> None:
         host = self._starting.pop(ref)
         try:
-            self._ray.get(ref)
-        except self._ray.exceptions.RayActorError:  # lost before it began: another is started
+            theirs = self._ray.get(ref)
+        except self._ray.exceptions.RayActorError as error:  # lost before it began: another starts
+            self._failed += 1
+            if self._failed > self._settings.losses * self._wanted():
+                raise ConfigError(
+                    f"{counted(self._failed, 'worker')} could not be started, one after another, "
+                    f"the last by: {_reason(error)}. Every machine of the cluster must have selma "
+                    "and its libraries; see what it says itself, and run the same command again."
+                ) from error
             return
+        self._failed = 0
+        if theirs != (ours := deciding_versions()):
+            other = ", ".join(
+                f"{name} {theirs.get(name)} there and {number} here"
+                for name, number in ours.items()
+                if theirs.get(name) != number
+            )
+            raise ConfigError(
+                f"Every machine of the cluster must have the versions of this one, by which files "
+                f"are told, but a worker has others: {other}. Install the same everywhere."
+            )
         self._hosts[host] = 0
 
     def _finished(self, ref: Any) -> None:
@@ -281,6 +302,8 @@ class OnRay:
 
 
 def _reason(error: BaseException) -> str:
-    """Why Ray says that a host is gone, in a line."""
+    """Why Ray says that a host is gone, in a line: of an error that was raised there, the last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and "creation task" in lines[0]:
+        lines = lines[-1:]
     return (lines[0] if lines else type(error).__name__).rstrip(".")[:200]

@@ -460,7 +460,7 @@ def generate_missing(
                     write_bytes(job.path, png)
                     advance()
     if processes.shard() and not all(is_whole_png(job.path) for job in jobs):
-        raise LeftToOthers(f"{what}: other shards have images to generate.")
+        raise LeftToOthers("other shards have images to generate.")
     return {"images": len(missing), "seconds": round(time.monotonic() - started, 3)}
 
 

@@ -34,6 +34,7 @@ from selma.report.pages import changed, entries, read_pages
 from selma.report.sources import trained_on
 from selma.report.templates import environment, policy
 from selma.workspace import (
+    COSTING,
     EXPERTS,
     IMAGES,
     MERGED,
@@ -276,7 +277,7 @@ def stage_times(journal: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     }
     for line in journal:
         if row := rows.get(line.get("stage", "")):
-            counts = "cost" if line.get("event") == "request" else "seconds"
+            counts = "cost" if line.get("event") in COSTING else "seconds"
             if counts == "cost" or "event" not in line:
                 row[counts] += line.get(counts, 0)
     return list(rows.values())

@@ -243,7 +243,8 @@ def layout_of(path: Path) -> Benchmark:
     """The row whose layout a file or folder has. Raises DataError if it has none of them."""
     if not path.exists():
         raise DataError(
-            f"The benchmark {path} is missing. Name a file, or {', '.join(_without_file())}."
+            f"The benchmark {path} is missing.{fetched_by(path)} Name another file, or "
+            f"{', '.join(_without_file())}."
         )
     # A user's own prompts come last: other layouts may have their columns, too.
     for benchmark in sorted(BENCHMARKS.values(), key=lambda row: row is TEXTS):
@@ -251,6 +252,17 @@ def layout_of(path: Path) -> Benchmark:
             return benchmark
     layouts = "; ".join(row.layout for row in BENCHMARKS.values() if row.read is not None)
     raise DataError(f"{path} must be one of: {layouts}. It has none of these layouts.")
+
+
+def fetched_by(path: Path) -> str:
+    """A sentence with the command that brings a missing file or folder, after a space; "" if none
+    does."""
+    rows = [row for row in BENCHMARKS.values() if row.files]
+    names = {file.name: row.name for row in rows for file in row.files} | {
+        r.name: r.name for r in rows
+    }
+    name = names.get(path.name)
+    return "" if name is None else f" Run `selma data fetch {name}`."
 
 
 def measure_labelled(label: str) -> Measure:
