@@ -370,6 +370,22 @@ def test_stores_that_cannot_be_used() -> None:
         assert "secret" not in str(told.value)
 
 
+@pytest.mark.parametrize("where", ["run", "run/store", "."])
+def test_a_store_and_the_runs_folder_lie_apart(tmp_path: Path, where: str) -> None:
+    with (
+        pytest.raises(ConfigError, match="must lie apart"),
+        stored(f"file://{tmp_path}/{where}", tmp_path / "run", FAST),
+    ):
+        pytest.fail("it began")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/", "s3:///run", "file://run/one", "x"])
+def test_addresses_that_name_no_folder(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"storage: must be an address with a bucket and"):
+        parse_config({"name": "x", "storage": url}, RunConfig, origin=Path("x.yaml"), folder=Path())
+
+
 def test_an_engine_or_shards_need_a_folder_that_all_see(tmp_path: Path) -> None:
     raw = {"name": "x", "folder": str(tmp_path / "run"), "storage": "memory://b/run"}
     config = RunConfig.model_validate(raw)

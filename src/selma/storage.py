@@ -81,6 +81,11 @@ class Storage:
         self.name = bare_address(url)
         self.root, self.times = root, times
         self.fs, self.base = _opened(url, self.name)
+        if self._on_disk and _overlap(Path(self.base).resolve(), root.resolve()):
+            raise ConfigError(
+                f"storage: {self.name} and the run's folder {root} must lie apart, but one is in "
+                "the other. Name another place."
+            )
         self.owner = {
             "id": uuid.uuid4().hex,
             "pid": os.getpid(),
@@ -291,7 +296,7 @@ class Storage:
         self.index[name] = {"here": here[name], "there": remote}
 
     def _put(self, local: str, target: str) -> None:
-        if self.fs.protocol[0] != "file":  # an object is there whole, or not at all
+        if not self._on_disk:  # an object is there whole, or not at all
             self.fs.put_file(local, target)
         else:
             above, _, last = target.rpartition("/")
@@ -302,6 +307,10 @@ class Storage:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for _ in pool.map(lambda name: do(name, *more), names):
                 pass
+
+    @property
+    def _on_disk(self) -> bool:
+        return bool(self.fs.protocol[0] == "file")
 
     def _at(self, name: str) -> str:
         return f"{self.base}/{name}"
@@ -387,6 +396,10 @@ def _opened(url: str, name: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise ConfigError(f"storage: {name} cannot be used: {error}.") from error
     return fs, base.rstrip("/")
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def _is_kept(name: str) -> bool:

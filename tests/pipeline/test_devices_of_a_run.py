@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from pipeline.killing import home, settings
 
+from pipeline.killing import home, settings
 from selma import pipeline
 from selma.config import RunConfig
 from selma.errors import ConfigError, ModelError

@@ -86,9 +86,14 @@ def _require_variable(name: str) -> str:
 
 def _require_store(url: str) -> str:
     scheme, separator, rest = url.partition("://")
-    if not (separator and scheme and rest.strip("/")):
+    bucket, _, folder = rest.partition("/")
+    # A folder of this machine has no bucket: what stands there would be relative to who knows what.
+    placed = not bucket if scheme in ("file", "local") else bool(bucket)
+    if not (separator and scheme and placed and folder.strip("/")):
         raise PydanticCustomError(
-            PRIVATE, "must be an address with a bucket and a folder, as s3://bucket/run"
+            PRIVATE,
+            "must be an address with a bucket and a folder, as s3://bucket/run, or a folder from "
+            "the root, as file:///mnt/bucket/run",
         )
     if bare_address(url) != url:
         raise PydanticCustomError(

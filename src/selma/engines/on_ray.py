@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 from collections import deque
@@ -20,6 +21,8 @@ from selma.errors import ConfigError, SelmaError, WorkspaceError
 from selma.plurals import counted
 from selma.progress import warn
 
+REACHED_S = 20
+"""How long a cluster's first connection may take."""
 ROOM_S = 60
 """How long no worker may start before that is said."""
 AHEAD = 2
@@ -39,20 +42,22 @@ def opened(settings: RayEngine) -> Iterator[OnRay]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     own = not ray.is_initialized()
     if own:
+        # Not None, by which Ray would wait for a cluster that was here once.
+        address = settings.address or os.environ.get("RAY_ADDRESS") or "local"
         try:
+            _require_reachable(address)
             ray.init(
-                # Not None, by which Ray would wait for a cluster that was here once.
-                address=settings.address or os.environ.get("RAY_ADDRESS") or "local",
+                address=address,
                 include_dashboard=False,
                 configure_logging=True,
                 logging_level=logging.WARNING,
                 log_to_driver=True,
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            where = settings.address or os.environ.get("RAY_ADDRESS") or "this machine"
+        except (OSError, ValueError, RuntimeError, OverflowError) as error:
+            where = "this machine" if address == "local" else address
             raise ConfigError(
                 f"engine.address: no cluster of Ray could be reached at {where}: "
-                f"{str(error).splitlines()[0]:.200}"
+                f"{(str(error) or type(error).__name__).splitlines()[0]:.200}"
             ) from error
     engine = OnRay(ray, settings)
     try:
@@ -61,6 +66,14 @@ def opened(settings: RayEngine) -> Iterator[OnRay]:
         engine.close()
         if own:
             ray.shutdown()
+
+
+def _require_reachable(address: str) -> None:
+    """Raises OSError or OverflowError where nothing answers at host:port, which Ray would ask for
+    minutes without a word."""
+    host, _, port = address.rpartition(":")
+    if "://" not in address and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_S).close()
 
 
 @dataclass(eq=False)

@@ -124,6 +124,8 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
         export_shards(run, tmp_path / "there")
     with pytest.raises(ConfigError, match="has none"):
         export_shards(tmp_path / "no-run", tmp_path / "out")
+    with pytest.raises(ConfigError, match="must lie outside the run"):
+        export_shards(run, run / IMAGES / "shards")  # it would be taken for a skill
     (run / IMAGES / "coco" / "manifest.json").unlink()
     with pytest.raises(WorkspaceError, match="'coco' must be finished"):
         export_shards(run, tmp_path / "out")

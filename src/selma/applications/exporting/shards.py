@@ -43,6 +43,8 @@ def export_shards(
     """
     run, out = as_path(run), as_path(out)
     folders = _folders(run / IMAGES, skills)
+    if out.resolve().is_relative_to(run.resolve()):
+        raise ConfigError(f"{out} must lie outside the run, {run}, whose folders are its own.")
     if out.exists():
         raise ConfigError(f"{out} must be a new folder, but is there. Name another, or move it.")
     names = []
