@@ -362,6 +362,8 @@ def test_the_page_draws_both_from_one_seed(server: Served, tmp_path: Path) -> No
         asked["seed"] = 1
         assert rgb(page, "right") == pixels(draw(server, model=SKILLS[0], **asked)[1])
         assert page.evaluate("document.getElementById('which').textContent") == SKILLS[0]
+        for heading in ("document.querySelector('h1').textContent", "document.title"):
+            assert page.evaluate(heading).startswith(f"Base and {SKILLS[0]}, ")
         page.evaluate("document.getElementById('steps').max = 5000")
         page.evaluate("document.getElementById('steps').value = 2000")
         page.click("#draw")

@@ -48,7 +48,8 @@ byId("form").addEventListener("submit", async (event) => {
   try {
     await Promise.all([left, right]);
     if (number !== drawn) return;
-    byId("which").textContent = model;
+    for (const id of ["which", "beside"]) byId(id).textContent = model;
+    document.title = `Base and ${model}, side by side`;
     byId("notice").textContent = `Seed ${asked.seed}`;
     if (byId("next").checked) byId("seed").value = (asked.seed + 1) % 2 ** 32;
   } catch (error) {
