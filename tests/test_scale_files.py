@@ -7,7 +7,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from pipeline.killing import home, settings, tree
+from warm_selma import warm_selma
 
 from selma import pipeline
 from selma.config import RunConfig
@@ -66,15 +66,12 @@ print(f"{job};cluster")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("slurm")
-    programs = place / "bin"
-    programs.mkdir()
-    selma = f'#!/bin/bash\nexec "{sys.executable}" -m selma "$@"\n'
-    for name, text in {"sbatch": SBATCH, "selma": selma}.items():
-        (programs / name).write_text(text)
-        (programs / name).chmod(stat.S_IRWXU)
-    return place
+    with warm_selma(place / "bin"):
+        (place / "bin" / "sbatch").write_text(SBATCH)
+        (place / "bin" / "sbatch").chmod(stat.S_IRWXU)
+        yield place
 
 
 @pytest.fixture(scope="module")

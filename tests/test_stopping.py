@@ -101,7 +101,7 @@ def command():
     thing = Thing()
     watched = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
     del thing
-    time.sleep(30)
+    time.sleep(2)
 
 cli.app = command
 cli.main()

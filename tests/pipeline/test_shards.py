@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 import yaml
 from scores.colours import benchmark_prompts, write_benchmark
 from typer.testing import CliRunner
+from warm_selma import warm_selma
 
 from pipeline.killing import finished, home, settings, tree
 from selma import cli, pipeline, processes
@@ -71,18 +70,24 @@ def test_shards_one_after_another(place: Path, address: str, whole: dict[str, st
     assert tree(Path(three.run_folder)) == whole
 
 
-def test_shards_at_the_same_time(place: Path, address: str, whole: dict[str, str]) -> None:
+@pytest.fixture(scope="module")
+def selma(place: Path) -> Iterator[Path]:
+    with warm_selma(place / "bin") as program:
+        yield program
+
+
+def test_shards_at_the_same_time(
+    place: Path, address: str, whole: dict[str, str], selma: Path
+) -> None:
     two = config(place, address, "two")
     file = place / "two.yaml"
     file.write_text(yaml.safe_dump(json.loads(two.model_dump_json())))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def started(stage: str, number: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "selma", STAGES[stage], str(file)]
+        command = [selma, STAGES[stage], str(file), "--shard", f"{number}/2"]
         return subprocess.Popen(
-            [*command, "--shard", f"{number}/2"], text=True, env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
 
     pipeline.prompts(two)
     for stage in (IMAGES, IMAGES, None, SCORES, SCORES):
