@@ -300,27 +300,8 @@ def opened(
     were launched come by here and do it together; else there may be only one.
     """
     require_settings(config, RunConfig)
-    if not several and (count := processes.launched()[1]) > 1:
-        raise ConfigError(
-            f"This command works in one process, but {count} were launched. Start this command by "
-            "itself; several processes share `selma run` and its six stages."
-        )
     here = isinstance(config.engine, LocalEngine)
-    if not several and not here:
-        raise ConfigError(
-            "This command works in one process; engine is for `selma run` and its six stages. "
-            "Leave engine out."
-        )
-    if not here and (count := processes.launched()[1]) > 1:
-        raise ConfigError(
-            f"engine hands out the work of one process, but {count} were launched. Start the "
-            "command by itself, or leave engine out."
-        )
-    if config.storage is not None and not (here and processes.launched()[1] == 1):
-        raise ConfigError(
-            "storage is for one process, but an engine is set, or several processes were launched. "
-            "Leave storage out, and put the run's folder where all of them see it."
-        )
+    _require_processes(config, several=several)
     asked = make if checked is None else checked
     check(config, asked, mistakes)
     folder = Workspace(config.run_folder)
@@ -362,6 +343,32 @@ def opened(
         )
         if processes.main():
             write_run_file(config, folder)
+
+
+def _require_processes(config: RunConfig, *, several: bool) -> None:
+    """Raises ConfigError where several processes were launched, or an engine is set, for what is
+    done by one, or both."""
+    here = isinstance(config.engine, LocalEngine)
+    if not several and (count := processes.launched()[1]) > 1:
+        raise ConfigError(
+            f"This command works in one process, but {count} were launched. Start this command by "
+            "itself; several processes share `selma run` and its six stages."
+        )
+    if not several and not here:
+        raise ConfigError(
+            "This command works in one process; engine is for `selma run` and its six stages. "
+            "Leave engine out."
+        )
+    if not here and (count := processes.launched()[1]) > 1:
+        raise ConfigError(
+            f"engine hands out the work of one process, but {count} were launched. Start the "
+            "command by itself, or leave engine out."
+        )
+    if config.storage is not None and not (here and processes.launched()[1] == 1):
+        raise ConfigError(
+            "storage is for one process, but an engine is set, or several processes were launched. "
+            "Leave storage out, and put the run's folder where all of them see it."
+        )
 
 
 def skill_alone(config: RunConfig, entry: str) -> RunConfig:
