@@ -25,6 +25,7 @@ from selma.config.networks import AnyBase, BaseConfig
 from selma.config.places import absolute
 from selma.config.preferences import PreferenceObjective
 from selma.config.scores import ScoresConfig
+from selma.config.section import Section
 from selma.dev_score import DevScore
 from selma.disk import failures
 from selma.engines.engine import Worker
@@ -339,7 +340,7 @@ def opened(
             make=make,
             commands=commands,
             work=work,
-            engine=None if here else engine,
+            engine=engine if several and _hands_out(config.engine) else None,
         )
         if processes.main():
             write_run_file(config, folder)
@@ -369,6 +370,13 @@ def _require_processes(config: RunConfig, *, several: bool) -> None:
             "storage is for one process, but an engine is set, or several processes were launched. "
             "Leave storage out, and put the run's folder where all of them see it."
         )
+
+
+def _hands_out(settings: Section) -> bool:
+    """Whether these settings of an engine have other processes do the work."""
+    if not isinstance(settings, LocalEngine):
+        return True
+    return settings.workers > 1 and processes.launched()[1] == 1 and not processes.shard()
 
 
 def skill_alone(config: RunConfig, entry: str) -> RunConfig:

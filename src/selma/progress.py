@@ -30,6 +30,15 @@ def warn(text: str) -> None:
     console.print(text, style="yellow", highlight=False, markup=False)
 
 
+_plain = False
+
+
+def plain() -> None:
+    """Write lines from now on, also on a terminal: others write there at the same time."""
+    global _plain
+    _plain = True
+
+
 class Advance(Protocol):
     def __call__(self, done: int = 1, *, note: str = "") -> None: ...
 
@@ -40,7 +49,7 @@ def progress(what: str, *, total: int, done: int = 0) -> Iterator[Advance]:
     what = shown(what)
     if launched()[0] > 0:  # several processes would write over each other
         yield _silent
-    elif console.is_terminal or console.is_jupyter:
+    elif not _plain and (console.is_terminal or console.is_jupyter):
         with _bar(what, total=total, done=done) as advance:
             yield advance
     else:

@@ -1,4 +1,5 @@
-"""Where a run's work is done: in this process, in those that torchrun starts, or on a Ray cluster.
+"""Where a run's work is done: in this process, in others that it or torchrun starts, or on a Ray
+cluster.
 
 No result depends on it: every item is the same to the byte, wherever it was made.
 """
@@ -16,6 +17,10 @@ class LocalEngine(Section):
     """This process, or all that `torchrun` or `accelerate launch` started."""
 
     kind: Literal["local"] = "local"
+    workers: PositiveInt = Field(default=1, le=1000)
+    """More than one: so many further processes of one thread each, which share the work of `selma
+    run` and its six stages as Ray's workers do, and are faster on a CPU than as many threads. Each
+    loads the models for itself. torchrun's processes and shards pass it over."""
 
 
 class RayEngine(Section):

@@ -12,8 +12,12 @@ from selma.registry import Table
 __all__ = ["ENGINES", "Engine", "EngineKind", "opened"]
 
 
-def _local(settings: LocalEngine) -> AbstractContextManager[None]:
-    return nullcontext()
+def _local(settings: LocalEngine) -> AbstractContextManager[Engine | None]:
+    if settings.workers == 1:
+        return nullcontext()
+    from selma.engines.on_processes import opened
+
+    return opened(settings)
 
 
 def _ray(settings: RayEngine) -> AbstractContextManager[Engine]:

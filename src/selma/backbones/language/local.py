@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from selma.backbones.hub import hub_commit
+from selma.backbones.language.decoding import can_decode, decode
 from selma.backbones.language.model import Form, Reply, Sampling
 from selma.backbones.language.states import Reading, read_states
 from selma.backbones.language.thoughts import THOUGHT, marks_thought, opens_thought
@@ -117,19 +118,48 @@ class LocalModel:
         chat = self.form == "instructions" and not sampling.grammar
         texts = self._chats(prompts) if chat else list(prompts)
         # A chat template writes the special tokens itself.
-        inputs = self._tokenizer(
-            texts, return_tensors="pt", padding=True, add_special_tokens=not chat
-        ).to(self.device)
+        asked = self._tokenizer(texts, add_special_tokens=not chat)["input_ids"]
         opened = [THOUGHT if chat and opens_thought(text) else "" for text in texts]
-        width = inputs["input_ids"].shape[1]
         matchers = self._matchers(sampling, len(prompts))
         chooser = _Chooser(seeds, sampling, matchers=matchers, end=self._ends[0])
+        most = self._room(max(map(len, asked)), sampling.max_new_tokens)
+        if can_decode(self._model):
+            rows = decode(
+                self._model,
+                asked,
+                choose=chooser.choose,
+                ended=lambda new: self._ended(new, sampling),
+                most=most,
+            )
+        else:
+            rows = self._generated(asked, chooser, sampling, most)
+        return [
+            self._reply(row, len(tokens), sampling, before=before)
+            for row, tokens, before in zip(rows, asked, opened, strict=True)
+        ]
+
+    def _ended(self, new: Sequence[int], sampling: Sampling) -> bool:
+        """Whether a reply's tokens end with the last of them."""
+        if new[-1] in self._ends or not sampling.stop:
+            return new[-1] in self._ends
+        # A token has a byte of text at least; some more, since a tokenizer may strip the first.
+        tail = decoded(self._tokenizer, new[-max(len(s.encode()) for s in sampling.stop) - 8 :])
+        return any(stop in tail for stop in sampling.stop)
+
+    def _generated(
+        self, asked: Sequence[list[int]], chooser: _Chooser, sampling: Sampling, most: int
+    ) -> list[list[int]]:
+        """As `decode`, of a model of any kind: by transformers' own loop."""
+        inputs = self._tokenizer.pad({"input_ids": list(asked)}, return_tensors="pt").to(
+            self.device
+        )
+        width = inputs["input_ids"].shape[1]
         output = self._model.generate(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             generation_config=GenerationConfig(
                 do_sample=False,  # the chooser samples; generate only has one token left to take
-                max_new_tokens=self._room(width, sampling.max_new_tokens),
+                max_new_tokens=most,
                 eos_token_id=self._ends,
                 pad_token_id=self._tokenizer.pad_token_id,
                 stop_strings=list(sampling.stop) or None,
@@ -137,12 +167,8 @@ class LocalModel:
             logits_processor=LogitsProcessorList([chooser]),
             tokenizer=self._tokenizer,
         )
-        lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        rows = output[:, width:].tolist()
-        return [
-            self._reply(row, length, sampling, before=before)
-            for row, length, before in zip(rows, lengths, opened, strict=True)
-        ]
+        rows: list[list[int]] = output[:, width:].tolist()
+        return rows
 
     def _chats(self, prompts: Sequence[str]) -> list[str]:
         """Each prompt as the one message of a chat."""
@@ -215,22 +241,22 @@ class _Chooser(LogitsProcessor):
         self._sampling = sampling
         self._matchers = matchers
         self._end = end
-        self._chosen: list[int] | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        logits = scores.float().cpu()
-        if self._matchers is not None:
-            self._advance()
-        self._chosen = [self._choose(row, logits[row]) for row in range(len(logits))]
+        chosen = self.choose(range(len(scores)), scores)
         only = torch.full_like(scores, -torch.inf)
-        only[torch.arange(len(only)), torch.tensor(self._chosen)] = 0.0
+        only[torch.arange(len(only)), torch.tensor(chosen)] = 0.0
         return only
 
-    def _advance(self) -> None:
-        assert self._matchers is not None
-        for matcher, token in zip(self._matchers, self._chosen or (), strict=False):
-            if not matcher.is_stopped():
-                matcher.consume_token(token)
+    def choose(self, rows: Sequence[int], logits: torch.Tensor) -> list[int]:
+        """The next token of each of these rows, by its logits [n, vocabulary]."""
+        logits = logits.float().cpu()
+        chosen = [self._choose(row, logits[n]) for n, row in enumerate(rows)]
+        if self._matchers is not None:
+            for row, token in zip(rows, chosen, strict=True):
+                if not self._matchers[row].is_stopped():
+                    self._matchers[row].consume_token(token)
+        return chosen
 
     def _choose(self, row: int, logits: torch.Tensor) -> int:
         if self._matchers is None:

@@ -1,0 +1,185 @@
+"""Work in processes of this machine: the bytes of a run without them, whatever ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline.killing import home, settings, tree
+
+from selma import pipeline
+from selma.config import RunConfig
+from selma.config.engine import LocalEngine
+from selma.engines import opened
+from selma.engines.engine import Worker
+from selma.engines.on_processes import OnProcesses
+from selma.errors import DataError, WorkspaceError
+from selma.workspace import Workspace
+
+WORKERS = 2
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[OnProcesses]:
+    with opened(LocalEngine(workers=WORKERS)) as engine:
+        assert isinstance(engine, OnProcesses)
+        yield engine
+
+
+def times(factor: int) -> Callable[[int], tuple[int, int, int]]:
+    import torch
+
+    return lambda number: (factor * number, os.getpid(), torch.get_num_threads())
+
+
+def failing(kind: str) -> Callable[[int], int]:
+    def do(number: int) -> int:
+        if kind == "death" and number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == 2:
+            raise DataError("the second is broken") if kind == "ours" else ZeroDivisionError("a")
+        return number
+
+    return do
+
+
+def test_one_worker_is_this_process() -> None:
+    with opened(LocalEngine()) as engine:
+        assert engine is None
+
+
+def test_results_come_in_order_from_several_processes(engine: OnProcesses) -> None:
+    results = list(engine.map(Worker(times, (3,)), range(40)))
+    assert [value for value, _, _ in results] == [3 * number for number in range(40)]
+    assert {threads for _, _, threads in results} == {1}
+    assert len({who for _, who, _ in results} - {os.getpid()}) == WORKERS
+    assert engine.counts == {"tasks": 40, "again": 0, "lost": 0}
+
+
+def test_no_more_tasks_are_taken_than_processes_can_have(engine: OnProcesses) -> None:
+    taken: list[int] = []
+    results = engine.map(Worker(times, (1,)), (taken.append(n) or n for n in range(1000)))  # type: ignore[func-returns-value]
+    assert next(results)[0] == 0
+    assert len(taken) <= 2 * WORKERS + 1
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_several_threads_are_served_at_once(engine: OnProcesses) -> None:
+    answers: dict[int, list[int]] = {}
+
+    def ask(factor: int) -> None:
+        answers[factor] = [value for value, *_ in engine.map(Worker(times, (factor,)), range(9))]
+
+    threads = [threading.Thread(target=ask, args=(factor,)) for factor in (2, 3, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert answers == {factor: [factor * n for n in range(9)] for factor in (2, 3, 5)}
+
+
+def test_what_goes_wrong_in_a_process_is_told_here(engine: OnProcesses) -> None:
+    with pytest.raises(DataError, match=r"^the second is broken$"):
+        list(engine.map(Worker(failing, ("ours",)), range(5)))
+    with pytest.raises(ZeroDivisionError) as caught:
+        list(engine.map(Worker(failing, ("theirs",)), range(5)))
+    assert "in do" in caught.value.__notes__[0]  # where it was
+    assert next(iter(engine.map(Worker(times, (2,)), [3])))[0] == 6
+
+
+def test_a_process_that_is_gone_is_told() -> None:
+    with (
+        opened(LocalEngine(workers=WORKERS)) as engine,
+        pytest.raises(WorkspaceError, match=r"exit code -9.*engine\.workers"),
+    ):
+        assert engine is not None
+        list(engine.map(Worker(failing, ("death",)), range(5)))
+
+
+def config(folder: Path, address: str, run: str, **engine: Any) -> RunConfig:
+    raw: dict[str, Any] = settings(folder, address, run=run)
+    raw["images"] |= {"choose": {"candidates": 2, "scorer": "toybox"}}
+    return RunConfig.model_validate(raw | ({"engine": engine} if engine else {}))
+
+
+def test_a_run_by_processes_has_the_same_bytes(tmp_path: Path) -> None:
+    with home(tmp_path) as address:
+        alone = config(tmp_path, address, "alone")
+        pipeline.run(alone)
+        shared = config(tmp_path, address, "shared", kind="local", workers=WORKERS)
+        pipeline.shard(shared, "1-prompts", 0, 2)  # shards pass them over
+        assert not journalled(shared)
+        pipeline.run(shared)
+    assert tree(Path(shared.run_folder)) == tree(Path(alone.run_folder))
+    assert journalled(shared)[-1]["tasks"] > WORKERS
+    with pipeline.opened(shared, make=[]) as this:  # as do commands of one process
+        assert this.engine is None
+
+
+def journalled(config: RunConfig) -> list[Any]:
+    lines = Workspace(config.run_folder).read_journal()
+    return [line for line in lines if line["stage"] == "engine"]
+
+
+RUN = """
+import sys, time
+from selma.config.engine import LocalEngine
+from selma.engines import opened
+from selma.engines.engine import Worker
+
+sys.path.insert(0, sys.argv[1])
+from test_on_processes import beating
+
+if __name__ == "__main__":
+    with opened(LocalEngine(workers=2)) as engine:
+        list(engine.map(Worker(beating, (sys.argv[2],)), range(2)))
+"""
+
+
+def beating(folder: str) -> Callable[[int], None]:
+    """Never ends by itself: heeds a signal as training does, and then leaves a file."""
+    from selma.stopping import stopping
+
+    def do(number: int) -> None:
+        with stopping() as asked:
+            while not asked:
+                Path(folder, f"beat-{number}").write_text(str(time.time()))
+                time.sleep(0.02)
+            Path(folder, f"checkpoint-{number}").touch()
+
+    return do
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_processes_end_with_the_run_that_started_them(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    here = str(Path(__file__).parent)
+    run = subprocess.Popen(
+        [sys.executable, str(script), here, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([here, *sys.path])},
+    )
+    beats = [tmp_path / f"beat-{n}" for n in range(2)]
+    until(lambda: all(beat.exists() for beat in beats))
+    run.send_signal(number)
+    assert run.wait(60) == -number
+    checkpoints = list(tmp_path.glob("checkpoint-*"))
+    assert len(checkpoints) == (0 if number == signal.SIGKILL else 2)
+    until(lambda: time.time() - max(beat.stat().st_mtime for beat in beats) > 2)
+
+
+def until(there: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.05)
