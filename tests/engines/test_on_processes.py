@@ -130,7 +130,7 @@ def journalled(config: RunConfig) -> list[Any]:
 
 
 RUN = """
-import sys, time
+import signal, sys, time
 from selma.config.engine import LocalEngine
 from selma.engines import opened
 from selma.engines.engine import Worker
@@ -138,9 +138,9 @@ from selma.engines.engine import Worker
 sys.path.insert(0, sys.argv[1])
 from test_on_processes import beating
 
-if __name__ == "__main__":
-    with opened(LocalEngine(workers=2)) as engine:
-        list(engine.map(Worker(beating, (sys.argv[2],)), range(2)))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as the command `selma` does
+with opened(LocalEngine(workers=2)) as engine:  # nothing keeps it from being run when imported
+    list(engine.map(Worker(beating, (sys.argv[2],)), range(2)))
 """
 
 
@@ -158,9 +158,11 @@ def beating(folder: str) -> Callable[[int], None]:
     return do
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("number", "code", "checkpoints"), [(signal.SIGTERM, 143, 2), (signal.SIGKILL, -9, 0)]
+)
 def test_processes_end_with_the_run_that_started_them(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, code: int, checkpoints: int
 ) -> None:
     script = tmp_path / "run.py"
     script.write_text(RUN)
@@ -172,9 +174,8 @@ def test_processes_end_with_the_run_that_started_them(
     beats = [tmp_path / f"beat-{n}" for n in range(2)]
     until(lambda: all(beat.exists() for beat in beats))
     run.send_signal(number)
-    assert run.wait(60) == -number
-    checkpoints = list(tmp_path.glob("checkpoint-*"))
-    assert len(checkpoints) == (0 if number == signal.SIGKILL else 2)
+    assert run.wait(60) == code
+    assert len(list(tmp_path.glob("checkpoint-*"))) == checkpoints
     until(lambda: time.time() - max(beat.stat().st_mtime for beat in beats) > 2)
 
 

@@ -77,10 +77,12 @@ def write_safetensors(
     *,
     metadata: Mapping[str, str],
     dtypes: Mapping[str, torch.dtype] | None = None,
+    each: Callable[[Any], object] = lambda data: None,
 ) -> None:
     """Write tensors as safetensors with a sorted header; whole or nothing.
 
-    Each is float32 unless `dtypes` says otherwise. One tensor at a time is held in memory.
+    Each is float32 unless `dtypes` says otherwise. One tensor at a time is held in memory. `each`
+    is called with all bytes of the file, in parts and in order.
     """
     codes = {dtype: code for code, dtype in DTYPES.items()} | {torch.int64: "I64"}
     types = {name: (dtypes or {}).get(name, torch.float32) for name in tensors}
@@ -97,12 +99,14 @@ def write_safetensors(
     encoded = as_json(header).encode()
     encoded += b" " * (-len(encoded) % 8)  # the format wants tensors aligned to 8 bytes
     with written(path) as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        file.write(start := struct.pack("<Q", len(encoded)) + encoded)
+        each(start)
         for name, (shape, tensor) in tensors.items():
             values = tensor().detach().to("cpu", types[name]).contiguous()
             if tuple(values.shape) != tuple(shape):
                 raise AdapterError(f"{name} was announced as {shape}, but is {values.shape}.")
-            file.write(values.reshape(-1).view(torch.uint8).numpy().data)
+            file.write(data := values.reshape(-1).view(torch.uint8).numpy().data)
+            each(data)
 
 
 def given(tensors: Mapping[str, Tensor]) -> Tensors:

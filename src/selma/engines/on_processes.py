@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 import traceback
 from collections import deque
@@ -11,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from selma import progress
@@ -20,7 +23,6 @@ from selma.config.engine import LocalEngine
 from selma.engines.engine import Worker
 from selma.engines.hosting import Host, result_of
 from selma.errors import WorkspaceError
-from selma.stopping import SIGNALS
 
 RAISED = "raised"
 STOP_S = 60
@@ -32,34 +34,10 @@ step, and writes a checkpoint."""
 def opened(settings: LocalEngine) -> Iterator[OnProcesses]:
     """The engine while the block runs."""
     engine = OnProcesses(settings.workers)
-    with _heeding_signals():
-        try:
-            yield engine
-        finally:
-            engine.close()
-
-
-@contextmanager
-def _heeding_signals() -> Iterator[None]:
-    """While the block runs, what asks this process for its end interrupts it, as Ctrl-C does, so
-    that its workers are asked, too; then it ends by that signal."""
-    asked: list[int] = []
-
-    def heed(number: int, frame: Any) -> None:
-        asked.append(number)
-        raise KeyboardInterrupt
-
-    main = threading.current_thread() is threading.main_thread()
-    ours = [n for n in SIGNALS if main and signal.getsignal(n) == signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, heed)
     try:
-        yield
+        yield engine
     finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
-        if asked:
-            signal.raise_signal(asked[0])
+        engine.close()
 
 
 class OnProcesses:
@@ -114,26 +92,31 @@ class OnProcesses:
 
 
 class _Process:
-    """A process with a host."""
+    """A process with a host, which is spoken to through pipes. One of `multiprocessing` would run
+    its caller's script once more."""
 
     def __init__(self) -> None:
-        context = get_context("spawn")  # forked, it would have this one's locks and threads
-        self._here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there,), daemon=True)
-        self._process.start()
-        there.close()
+        path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path},
+        )
 
     def do(self, worker: Worker, task: Any) -> tuple[str, Any]:
         """As `Host.do`. Raises WorkspaceError if the process is gone."""
+        tasks, outcomes = self._process.stdin, self._process.stdout
+        assert tasks is not None and outcomes is not None
+        asked = pickle.dumps((worker, task))
         try:
-            self._here.send((worker, task))
-            state, value = self._here.recv()
-        except (EOFError, OSError) as error:
-            self._process.join()
+            tasks.write(asked)
+            tasks.flush()
+            state, value = pickle.load(outcomes)
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
             raise WorkspaceError(
-                f"A worker's process has stopped (exit code {self._process.exitcode}). Run the "
-                "same command again; nothing finished is lost. If memory ran out, lower "
-                "engine.workers."
+                f"A worker's process has stopped (exit code {self._process.wait()}). Run the same "
+                "command again; nothing finished is lost. If memory ran out, lower engine.workers."
             ) from error
         if state == RAISED:  # a fault of the task's
             raise value
@@ -143,31 +126,38 @@ class _Process:
         self._process.terminate()
 
     def end(self) -> None:
-        self._process.join(STOP_S)
-        if self._process.is_alive():
-            self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_S)
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(OSError):  # what could not be sent
+                pipe.close()
 
 
-def _serve(connection: Connection) -> None:
-    """Do tasks until the other side is closed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def serve() -> None:
+    """Do the tasks that come on standard input until it ends, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, which the parent hands on
     progress.plain()
-    host = Host(threads=1)
-    with suppress(EOFError):
+    host, tasks = Host(threads=1), SimpleQueue[tuple[Worker, Any]]()
+    with os.fdopen(os.dup(1), "wb") as outcomes:
+        os.dup2(2, 1)  # what libraries print
+        threading.Thread(target=_read, args=(tasks,), daemon=True).start()
         while True:
-            worker, task = connection.recv()
             try:
-                outcome = host.do(worker, task)
+                outcome = host.do(*tasks.get())
             except Exception as error:
                 error.add_note(traceback.format_exc())
                 outcome = RAISED, error
-            connection.send(outcome)
+            outcomes.write(pickle.dumps(outcome))
+            outcomes.flush()
 
 
-def _end_with_parent() -> None:
-    """A run that was killed holds its folder no more: nobody may go on writing there."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
+def _read(tasks: SimpleQueue[tuple[Worker, Any]]) -> None:
+    """Take tasks as they come, and end with the process that sends them: where that was killed, the
+    run's folder is locked no more, and nobody may go on writing there."""
+    with suppress(EOFError, OSError):
+        while True:
+            tasks.put(pickle.load(sys.stdin.buffer))
     os._exit(1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +63,17 @@ def write(
     with optimization.averaged() as raw:
         moments |= {f"{RAW}/{name}": t for name, t in zip(factors, raw, strict=False)}
         save(folder / file)
-    write_safetensors(folder / OPTIMIZER_FILE, given(moments), metadata={"format": "pt"})
-    files = {name: file_sha256(folder / name) for name in (file, OPTIMIZER_FILE)}
+    # Digests are computed while the disk is waited for.
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(1) as beside:
+        saved = beside.submit(file_sha256, folder / file)
+        write_safetensors(
+            folder / OPTIMIZER_FILE,
+            given(moments),
+            metadata={"format": "pt"},
+            each=lambda data: beside.submit(digest.update, data),
+        )
+    files = {file: saved.result(), OPTIMIZER_FILE: digest.hexdigest()}
     write_json(folder / STATE_FILE, {"step": step, "files": files, **optimization.state()})
     sync_folder(root)
 
