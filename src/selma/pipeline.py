@@ -334,14 +334,8 @@ def opened(
             stack.callback(lambda: folder.journal(ENGINE, event="engine", **this.counts))
             return this
 
-        yield Stages(
-            config,
-            folder,
-            make=make,
-            commands=commands,
-            work=work,
-            engine=engine if several and _hands_out(config.engine) else None,
-        )
+        handing = engine if several and _hands_out(config.engine) else None
+        yield Stages(config, folder, make=make, commands=commands, work=work, engine=handing)
         if processes.main():
             write_run_file(config, folder)
 
