@@ -95,6 +95,21 @@ def test_what_goes_wrong_in_a_process_is_told_here(engine: OnProcesses) -> None:
     assert next(iter(engine.map(Worker(times, (2,)), [3])))[0] == 6
 
 
+def locking(_: str) -> Callable[[int], int]:
+    """As tqdm does: what is left behind by a process that is killed is told on standard error."""
+    from multiprocessing import RLock
+
+    lock = RLock()
+    return lambda number: number if lock.acquire() else -1
+
+
+def test_idle_processes_end_by_themselves(capfd: pytest.CaptureFixture[str]) -> None:
+    with opened(LocalEngine(workers=WORKERS)) as engine:
+        assert engine is not None
+        assert list(engine.map(Worker(locking, ("",)), range(8))) == list(range(8))
+    assert capfd.readouterr().err == ""
+
+
 def test_a_process_that_is_gone_is_told() -> None:
     with (
         opened(LocalEngine(workers=WORKERS)) as engine,

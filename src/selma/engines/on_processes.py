@@ -103,12 +103,14 @@ class _Process:
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": path},
         )
+        self._busy = False
 
     def do(self, worker: Worker, task: Any) -> tuple[str, Any]:
         """As `Host.do`. Raises WorkspaceError if the process is gone."""
         tasks, outcomes = self._process.stdin, self._process.stdout
         assert tasks is not None and outcomes is not None
         asked = pickle.dumps((worker, task))
+        self._busy = True
         try:
             tasks.write(asked)
             tasks.flush()
@@ -118,18 +120,26 @@ class _Process:
                 f"A worker's process has stopped (exit code {self._process.wait()}). Run the same "
                 "command again; nothing finished is lost. If memory ran out, lower engine.workers."
             ) from error
+        finally:
+            self._busy = False
         if state == RAISED:  # a fault of the task's
             raise value
         return state, value
 
     def ask_to_end(self) -> None:
-        self._process.terminate()
+        if self._busy:
+            self._process.terminate()
+        else:
+            self._close()
 
     def end(self) -> None:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_S)
         self._process.kill()
         self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with suppress(OSError):  # what could not be sent
@@ -140,13 +150,16 @@ def serve() -> None:
     """Do the tasks that come on standard input until it ends, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, which the parent hands on
     progress.plain()
-    host, tasks = Host(threads=1), SimpleQueue[tuple[Worker, Any]]()
+    host, tasks, idle = Host(threads=1), SimpleQueue[Any](), threading.Event()
     with os.fdopen(os.dup(1), "wb") as outcomes:
         os.dup2(2, 1)  # what libraries print
-        threading.Thread(target=_read, args=(tasks,), daemon=True).start()
+        threading.Thread(target=_read, args=(tasks, idle), daemon=True).start()
         while True:
+            idle.set()
+            if (asked := tasks.get()) is None:
+                return
             try:
-                outcome = host.do(*tasks.get())
+                outcome = host.do(*asked)
             except Exception as error:
                 error.add_note(traceback.format_exc())
                 outcome = RAISED, error
@@ -154,10 +167,14 @@ def serve() -> None:
             outcomes.flush()
 
 
-def _read(tasks: SimpleQueue[tuple[Worker, Any]]) -> None:
-    """Take tasks as they come, and end with the process that sends them: where that was killed, the
-    run's folder is locked no more, and nobody may go on writing there."""
+def _read(tasks: SimpleQueue[Any], idle: threading.Event) -> None:
+    """Take tasks as they come. Where no more can, the process ends: if it is at work, the one that
+    asked was killed, its run's folder is locked no more, and nobody may go on writing there."""
     with suppress(EOFError, OSError):
         while True:
-            tasks.put(pickle.load(sys.stdin.buffer))
-    os._exit(1)
+            task = pickle.load(sys.stdin.buffer)
+            idle.clear()
+            tasks.put(task)
+    if not idle.is_set():
+        os._exit(1)
+    tasks.put(None)
