@@ -49,7 +49,8 @@ of today; 1,300 for what shapes, short names and outputs
 of commands are held to, faces, and what is known of judges. 1,000 for bases on servers, their
 programs and what they must show. 850 for runs of a million: streams, sub-folders, shards. 650 for
 plans of what a run takes. 250 for what judges' probabilities and benchmarks' files are held to,
-350 for folders on object stores. 100 for clusters, stores and servers that go wrong."""
+350 for folders on object stores. 100 for clusters, stores and servers that go wrong.
+300 for tokens of a batch and processes of this machine."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
