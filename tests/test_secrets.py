@@ -121,6 +121,7 @@ def test_a_run_that_fails_shows_no_password_anywhere(tmp_path: Path, attack: Att
         config = {
             "folder": str(tmp_path / "run"),
             "prompts": {"backend": backend, "per_skill": 3, "skills": ["countbench"]},
+            "experts": {"precision": "fp32"},
         }
         path = tmp_path / "own.yaml"
         path.write_text(yaml.safe_dump(config))
