@@ -69,7 +69,7 @@ def file_sha256(path: Path) -> str:
 def remembered_sha256(path: Path) -> str:
     """In hex; a file is read again only if its inode, size or times are others."""
     with failures(path, task="read"):
-        state = _state(path.stat())
+        state = state_of(path.stat())
     if (digest := _digests.get(state)) is None:
         digest = _digests[state] = file_sha256(path)
     return digest
@@ -96,7 +96,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     another shape, or with a digest that is not its own."""
     path = folder / FILE
     try:
-        state = _state(path.stat())
+        state = state_of(path.stat())
     except (OSError, ValueError):
         return None
     known = _manifests.get(path)
@@ -153,7 +153,7 @@ def _is_this_file(path: str, entry: Mapping[str, Any]) -> bool:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size != entry["bytes"]:
             return False
-        state, wanted = _state(status), entry["sha256"]
+        state, wanted = state_of(status), entry["sha256"]
         if (digest := _digests.get(state)) is None:
             digest = hashlib.sha256(os.read(descriptor, status.st_size + 1)).hexdigest()
             if digest == wanted:
@@ -333,6 +333,6 @@ def _parts_of(files: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {name: files[name] for name in names[start : start + _PART]}
 
 
-def _state(status: os.stat_result) -> State:
+def state_of(status: os.stat_result) -> State:
     # The time of the last change cannot be set back, unlike that of the last writing.
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -15,7 +15,7 @@ from selma.adapters.files import OUR_KEY, Lineage
 from selma.adapters.spellings import LONGEST_NAME
 from selma.disk import is_regular
 from selma.errors import AdapterError
-from selma.manifests import verified
+from selma.manifests import State, state_of, verified
 from selma.texts import quoted
 
 MOST_TENSORS = 20_000
@@ -26,12 +26,39 @@ MOST_TENSORS = 20_000
 def opened(path: Path) -> Iterator[Any]:
     """The safetensors file. Raises AdapterError if it is none, or if it is a finished item's and
     was damaged since."""
+    with _faults(path), _opened(path) as file:
+        yield file
+
+
+class Kept:
+    """Files that are opened once for all their tensors: each time a header is read as a whole."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, tuple[State, Any]] = {}
+
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[Any]:
+        """As `opened`; anew if the file is another since."""
+        with _faults(path):
+            state = state_of(path.stat()) if is_regular(path) else None
+            known = self._files.get(path)
+            if known is None or known[0] != state:
+                file = _opened(path)
+                known = self._files[path] = state_of(path.stat()), file
+            yield known[1]
+
+
+def _opened(path: Path) -> Any:
     if not is_regular(path):
         raise AdapterError(f"{path} must be an adapter's file, but there is none.")
     verified(path, raises=AdapterError)
+    return safe_open(path, framework="pt")
+
+
+@contextmanager
+def _faults(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
+        yield
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path} must be a whole safetensors file, but: {error}.") from error
 

@@ -21,6 +21,7 @@ from selma.adapters import names, spellings
 from selma.adapters.files import DTYPES, Lineage, notes_of
 from selma.adapters.folders import SAFETENSORS, has_suffix, lora_files
 from selma.adapters.headers import (
+    Kept,
     header_json,
     lineage_of,
     opened,
@@ -111,6 +112,7 @@ class AdapterFile:
     """The models that it may be for (`resolving.Reading`)."""
     embeddings: int = 0
     """Tensors that lie beside the factors and are not read: texts' embeddings of OneTrainer."""
+    _kept: Kept = field(default_factory=Kept, repr=False, compare=False)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -142,7 +144,7 @@ class AdapterFile:
     def tensors(self, key: str) -> tuple[Tensor, Tensor]:
         """A and B as they lie in the file, in its shapes and, but for eight bits, its type."""
         layer = self.layers[key]
-        with opened(layer.path) as file:
+        with self._kept.opened(layer.path) as file:
             a, b = (
                 file.get_tensor(name).to(dtype)
                 for name, dtype in zip((layer.a, layer.b), layer.dtypes, strict=True)
@@ -194,6 +196,7 @@ def read_adapter(source: Path, *, base: Layers | None = None) -> AdapterFile:
         notes=notes_of(header.metadata),
         models=reading.models,
         embeddings=header.embeddings,
+        _kept=header.kept,
     )
 
 
@@ -238,9 +241,10 @@ class _Header:
     """Component → what PEFT's settings say; under "" where they do not say of which."""
     metadata: dict[str, str] = field(default_factory=dict)
     embeddings: int = 0
+    kept: Kept = field(default_factory=Kept)
 
     def read(self, path: Path, component: str | None) -> None:
-        with opened(path) as file:
+        with self.kept.opened(path) as file:
             own = file.metadata() or {}
             tensors = list(_tensors(path, file))
         self.metadata |= own
@@ -301,7 +305,7 @@ def _by_key(source: Path, header: _Header, reading: Reading) -> dict[str, _Named
         for key, cut in reading.parts[layer]:
             if key in by_key:
                 named = sorted((by_key[key], (tensors, cut)), key=lambda pair: pair[1] is not None)
-                if named[0][1] or not named[1][1] or not _same_change(*named):
+                if named[0][1] or not named[1][1] or not _same_change(header.kept, *named):
                     first, other = (next(iter(roles.values())) for roles, _ in named)
                     raise AdapterError(_twice(source, key, first, other))
                 by_key[key] = named[0]
@@ -310,13 +314,13 @@ def _by_key(source: Path, header: _Header, reading: Reading) -> dict[str, _Named
     return by_key
 
 
-def _same_change(*named: _Named) -> bool:
+def _same_change(kept: Kept, *named: _Named) -> bool:
     """Whether two ways to say a layer say one change, but for rounding to a half."""
     factors = []
     for tensors, cut in named:
-        with opened(tensors["A"].path) as file:
+        with kept.opened(tensors["A"].path) as file:
             a, b = (file.get_tensor(tensors[role].name).double().flatten(1) for role in "AB")
-        alpha = _alpha_of(tensors.get("alpha"))
+        alpha = _alpha_of(tensors.get("alpha"), kept)
         scale = 1.0 if alpha is None else alpha / len(a)
         factors.append((a, scale * (b[slice(*cut.rows)] if cut else b)))
     (a, b), (other_a, other_b) = factors
@@ -410,7 +414,7 @@ def _layer(
             f"{source}: {key} has rank {rank}, but the header says {quoted(declared)}."
         )
     block = cut is not None and _is_block(cut, b)
-    alpha = settings.alpha(component, module, rank, _alpha_of(tensors.get("alpha")))
+    alpha = settings.alpha(component, module, rank, _alpha_of(tensors.get("alpha"), header.kept))
     shapes = [model.shape(key) for model in reading.models]
     return LayerFile(
         path=a.path,
@@ -437,7 +441,7 @@ def _kernel(given: tuple[int, ...], weights: Iterable[tuple[int, ...]]) -> tuple
     return (kernel[0], kernel[1]) if kernel else None
 
 
-def _alpha_of(tensor: _Tensor | None) -> float | None:
+def _alpha_of(tensor: _Tensor | None, kept: Kept) -> float | None:
     if tensor is None:
         return None
     if math.prod(tensor.shape) != 1:
@@ -445,7 +449,7 @@ def _alpha_of(tensor: _Tensor | None) -> float | None:
             f"{tensor.path}: {tensor.name!r} must be one number, but has the shape "
             f"{list(tensor.shape)}."
         )
-    with opened(tensor.path) as file:
+    with kept.opened(tensor.path) as file:
         return float(file.get_tensor(tensor.name))
 
 

@@ -148,11 +148,15 @@ def _readings(model: Layers, shapes: Shapes) -> Iterator[dict[Spelling, tuple[Pa
     """Each way to find all layers in this model: a text encoder's need not say of which it is."""
     tried: list[dict[Spelling, tuple[Part, ...]]] = []
     for text in names.TEXTS:
-        parts = {layer: _parts(model, layer, shape, text) for layer, shape in shapes.items()}
-        known = {layer: each for layer, each in parts.items() if each is not None}
-        if len(known) == len(shapes) and known not in tried:
-            tried.append(known)
-            yield known
+        known: dict[Spelling, tuple[Part, ...]] = {}
+        for layer, shape in shapes.items():
+            if (parts := _parts(model, layer, shape, text)) is None:
+                break  # most models lack the first one already
+            known[layer] = parts
+        else:
+            if known not in tried:
+                tried.append(known)
+                yield known
 
 
 def _parts(

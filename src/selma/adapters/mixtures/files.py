@@ -8,7 +8,7 @@ LoRA's factors: a program that took them for one would add all experts at full s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from selma.adapters.files import (
 )
 from selma.adapters.folders import SAFETENSORS, has_suffix
 from selma.adapters.headers import (
+    Kept,
     header_json,
     lineage_of,
     opened,
@@ -65,6 +66,7 @@ class MixtureFile:
     """Whether the gates' means are in it."""
     notes: Mapping[str, str]
     """Further entries of the header (`files.notes_of`)."""
+    _kept: Kept = field(default_factory=Kept, repr=False, compare=False)
 
     @property
     def mixture(self) -> Mixture:
@@ -72,7 +74,7 @@ class MixtureFile:
 
     def give(self, key: str) -> MixedTensors:
         """One layer's tensors. Raises AdapterError unless they fit together and are finite."""
-        with opened(self.path) as file:
+        with self._kept.opened(self.path) as file:
             a, b, ranks, gate = (file.get_tensor(f"{key}.{role}") for role in NEEDED)
         if (ranks < 0).any() or int(ranks.sum()) != a.shape[0]:
             raise AdapterError(
@@ -85,7 +87,7 @@ class MixtureFile:
 
     def mean_gate(self, key: str) -> Tensor:
         """[k]: the gate's mean shares, where they were measured."""
-        with opened(self.path) as file:
+        with self._kept.opened(self.path) as file:
             mean: Tensor = file.get_tensor(f"{key}.{MEAN}").float()
             return mean
 
