@@ -182,8 +182,14 @@ def test_a_prompt_is_a_prompt_whatever_is_in_it(
     ],
 )
 def test_a_base_is_said_to_be_where_everybody_has_it(
-    runs: Mapping[tuple[str, str], RunConfig], base: Any, line: str, words: list[str]
+    runs: Mapping[tuple[str, str], RunConfig],
+    base: Any,
+    line: str,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Nobody waits for a Hub that is out of reach.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     config = runs["lora", "toybox"]
     merged = Merged.model_construct(folder=config.run_folder / "4-merged")
     given = RunConfig.model_validate(config.model_dump(mode="json") | {"base": base})

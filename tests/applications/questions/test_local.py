@@ -33,7 +33,7 @@ def test_grammars_are_valid(style: str) -> None:
 
 def test_a_weak_model_does_no_harm(tmp_path: Path) -> None:
     prompts = [BenchmarkPrompt(id="m_1", text="a red dog on a blue boat", group="m", questions=())]
-    config = QuestionsConfig(backend=LocalLLM(batch_size=1), attempts=1, max_new_tokens=150)
+    config = QuestionsConfig(backend=LocalLLM(batch_size=1), attempts=1, max_new_tokens=60)
     out = tmp_path / "mine.csv"
     aside = tmp_path / "mine.quarantine.jsonl"
     try:
