@@ -314,13 +314,13 @@ def _by_key(source: Path, header: _Header, reading: Reading) -> dict[str, _Named
     return by_key
 
 
-def _same_change(kept: Kept, *named: _Named) -> bool:
+def _same_change(files: Kept, *named: _Named) -> bool:
     """Whether two ways to say a layer say one change, but for rounding to a half."""
     factors = []
     for tensors, cut in named:
-        with kept.opened(tensors["A"].path) as file:
+        with files.opened(tensors["A"].path) as file:
             a, b = (file.get_tensor(tensors[role].name).double().flatten(1) for role in "AB")
-        alpha = _alpha_of(tensors.get("alpha"), kept)
+        alpha = _alpha_of(tensors.get("alpha"), files)
         scale = 1.0 if alpha is None else alpha / len(a)
         factors.append((a, scale * (b[slice(*cut.rows)] if cut else b)))
     (a, b), (other_a, other_b) = factors
@@ -441,7 +441,7 @@ def _kernel(given: tuple[int, ...], weights: Iterable[tuple[int, ...]]) -> tuple
     return (kernel[0], kernel[1]) if kernel else None
 
 
-def _alpha_of(tensor: _Tensor | None, kept: Kept) -> float | None:
+def _alpha_of(tensor: _Tensor | None, files: Kept) -> float | None:
     if tensor is None:
         return None
     if math.prod(tensor.shape) != 1:
@@ -449,7 +449,7 @@ def _alpha_of(tensor: _Tensor | None, kept: Kept) -> float | None:
             f"{tensor.path}: {tensor.name!r} must be one number, but has the shape "
             f"{list(tensor.shape)}."
         )
-    with kept.opened(tensor.path) as file:
+    with files.opened(tensor.path) as file:
         return float(file.get_tensor(tensor.name))
 
 

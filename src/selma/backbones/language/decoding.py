@@ -75,13 +75,13 @@ def decode(
         ).logits[:, -1]
         for row, token in zip(rows, choose(rows, logits), strict=True):
             new[row].append(token)
-        kept = _places([len(new[row]) < most and not ended(new[row]) for row in rows])
-        if not kept:
+        live = _places([len(new[row]) < most and not ended(new[row]) for row in rows])
+        if not live:
             return new
-        if len(kept) < len(rows):
-            rows, seen = [rows[place] for place in kept], seen[kept]
+        if len(live) < len(rows):
+            rows, seen = [rows[place] for place in live], seen[live]
             for layer in past.layers:
-                layer.keep(kept)
+                layer.keep(live)
         ids = torch.tensor([new[row][-1:] for row in rows], device=device)
         seen = torch.cat([seen, seen.new_ones(len(rows), 1)], dim=1)
 
