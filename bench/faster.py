@@ -11,7 +11,6 @@ they may in that precision.
 from __future__ import annotations
 
 import itertools
-import json
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,8 +18,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import typer
-from generating import GUIDANCE, SAME_DB
-from lora_step import SAME, SKILL, encoded, made_up
+from generating import GUIDANCE, SAME_DB, decibels
+from lora_step import SAME, encoded, made_up, trained
 from rich.console import Console
 from sizes import SIZES, built, clock
 from turns import in_turn
@@ -30,8 +29,6 @@ from selma.backbones.speed import make_faster
 from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
 from selma.config.networks import BaseConfig
-from selma.experts.skills import expert_learner
-from selma.experts.training import fit
 
 WAYS: dict[str, dict[str, bool]] = {
     "as it is": {},
@@ -81,11 +78,7 @@ def main(
 
         def train(way: str) -> None:
             place = folder / f"fit-{next(numbers)}"
-            place.mkdir()
-            fit(expert_learner(models[way], data, config, skill=SKILL, seed=0), config, place,
-                made_by={})  # fmt: skip
-            rows = (place / "loss.jsonl").read_text().splitlines()
-            losses[way] = [json.loads(row)["loss"] for row in rows]
+            losses[way] = trained(models[way], data, config, place)
 
         for what, do in {"images": draw, "steps of training": train}.items():
             sides = {way: (lambda do=do, way=way: do(way)) for way in WAYS}
@@ -101,12 +94,6 @@ def main(
         f"Images are {min(apart):.0f} dB or more alike; losses differ by at most {differs:.1e}."
     )
     raise typer.Exit(0 if min(apart) >= SAME_DB and differs <= SAME[precision] else 1)
-
-
-def decibels(one: Any, other: Any) -> float:
-    """Peak signal-to-noise ratio of images in 0..255; infinite for equal ones."""
-    error = float(((one - other) ** 2).mean())
-    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
 if __name__ == "__main__":

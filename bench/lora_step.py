@@ -89,12 +89,7 @@ def main(
         logs: dict[str, list[list[float]]] = {"selma": [], "in the loop": []}
 
         def ours() -> None:
-            place = folder / f"fit-{next(numbers)}"
-            place.mkdir()
-            learner = expert_learner(model, made[0], config, skill=SKILL, seed=0)
-            fit(learner, config, place, made_by={})
-            rows = (place / "loss.jsonl").read_text().splitlines()
-            logs["selma"].append([json.loads(row)["loss"] for row in rows])
+            logs["selma"].append(trained(model, made[0], config, folder / f"fit-{next(numbers)}"))
 
         def theirs() -> None:
             steps = batches(made[0], config, skill=SKILL)
@@ -131,6 +126,15 @@ def main(
         f"{share:.2f} : 1 in seconds.\nLosses differ by at most {differs:.1e} of their size."
     )
     raise typer.Exit(0 if differs <= SAME[precision] else 1)
+
+
+def trained(model: TextToImage, data: Encoded, config: ExpertsConfig, place: Path) -> list[float]:
+    """The losses of an expert that is trained in a new folder."""
+    place.mkdir()
+    learner = expert_learner(model, data, config, skill=SKILL, seed=0)
+    fit(learner, config, place, made_by={})
+    rows = (place / "loss.jsonl").read_text().splitlines()
+    return [json.loads(row)["loss"] for row in rows]
 
 
 def made_up(folder: Path, count: int, px: int) -> list[Pair]:

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import torch
 import typer
-from lora_step import SKILL, encoded, made_up
+from lora_step import encoded, made_up, trained
 from rich.console import Console
 from sizes import SIZES, built, clock
 from turns import in_turn
@@ -25,8 +25,6 @@ from turns import in_turn
 from selma.backbones.hub import find_device
 from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
-from selma.experts.skills import expert_learner
-from selma.experts.training import fit
 
 
 def main(
@@ -59,9 +57,7 @@ def main(
                 checkpoint_every=steps,
             )
             place = folder / f"fit-{next(numbers)}"
-            place.mkdir()
-            learner = expert_learner(model, data, config, skill=SKILL, seed=0)
-            fit(learner, config, place, made_by={})
+            trained(model, data, config, place)
             digest = hashlib.sha256()
             for path in sorted(place.rglob("*.safetensors")):
                 digest.update(path.read_bytes())

@@ -314,13 +314,17 @@ def opened(
         ExitStack() as stack,
     ):
 
-        def beginning() -> None:
+        @cache
+        def look_at_device() -> None:
             if here and not {IMAGES, EXPERTS}.isdisjoint(asked):
                 from selma.capacity import require_device
 
                 # Before prompts and images are made that no expert could be trained on.
                 trained = any((folder.root / EXPERTS).glob(f"*/{MANIFEST}"))
                 require_device(config, trains=EXPERTS in asked and not trained)
+
+        def beginning() -> None:
+            look_at_device()  # once is enough
             write_run_file(config, folder)
 
         # Not before something is made: a command that is refused leaves another run's settings.

@@ -201,11 +201,8 @@ def _training(config: RunConfig) -> Iterator[str]:
     if not isinstance(config.base, BaseConfig) or (known := _at_hand(config.base)) is None:
         return
     family, experts = known[0], config.experts
-    if experts.precision == "fp16" and config.base.device in ("cpu", "mps"):
-        yield (
-            f"experts.precision: fp16 needs a CUDA device, but base.device is "
-            f"{config.base.device}. Set it to bf16 or fp32."
-        )
+    if why := experts.untrainable(config.base.device, "base.device is"):
+        yield f"experts.precision: {why}"
     weighting = "none" if experts.timesteps is None else experts.timesteps.weighting
     if weighting != "none" and family.prediction({}) != "flow":
         yield (

@@ -22,6 +22,7 @@ from selma.disk import read_regular
 from selma.errors import ConfigError, TooFewPairs
 from selma.experts.finishing import LOG
 from selma.finished import NotFinished, begun
+from selma.finished_rows import PROMPTS_FILE
 from selma.images.choosing import CANDIDATES
 from selma.manifests import sizes_only
 from selma.merged.searching import TRIALS
@@ -45,7 +46,7 @@ from selma.workspace import (
     Workspace,
 )
 
-COUNTED = ("prompts.jsonl", TRIALS)
+COUNTED = (PROMPTS_FILE, TRIALS)
 """Files of stages with a line for each prompt or trial; an item has one of them at most."""
 State = Literal[
     "done", "partial", "damaged", "other settings", "other versions", "missing", "waits", "unknown"

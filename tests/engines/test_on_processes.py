@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engines.threads import asked_by_threads
 from pipeline.killing import home, settings, tree
 
 from selma import pipeline
@@ -73,17 +73,9 @@ def test_no_more_tasks_are_taken_than_processes_can_have(engine: OnProcesses) ->
 
 
 def test_several_threads_are_served_at_once(engine: OnProcesses) -> None:
-    answers: dict[int, list[int]] = {}
-
-    def ask(factor: int) -> None:
-        answers[factor] = [value for value, *_ in engine.map(Worker(times, (factor,)), range(9))]
-
-    threads = [threading.Thread(target=ask, args=(factor,)) for factor in (2, 3, 5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert answers == {factor: [factor * n for n in range(9)] for factor in (2, 3, 5)}
+    factors, numbers = (2, 3, 5), range(9)
+    answers = asked_by_threads(engine, times, factors, numbers)
+    assert answers == {factor: [factor * n for n in numbers] for factor in factors}
 
 
 def test_what_goes_wrong_in_a_process_is_told_here(engine: OnProcesses) -> None:

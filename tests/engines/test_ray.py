@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import ray
+from engines.threads import asked_by_threads
 from pipeline.killing import finished, home, settings, tree
 from ray.cluster_utils import Cluster
 
@@ -128,17 +129,9 @@ def test_no_more_tasks_are_taken_than_workers_can_have(engine: on_ray.OnRay) -> 
 
 
 def test_several_threads_are_served_at_once(engine: on_ray.OnRay) -> None:
-    answers: dict[int, list[int]] = {}
-
-    def ask(factor: int) -> None:
-        answers[factor] = [value for value, _ in engine.map(Worker(times, (factor,)), range(9))]
-
-    threads = [threading.Thread(target=ask, args=(factor,)) for factor in (2, 3, 5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert answers == {factor: [factor * n for n in range(9)] for factor in (2, 3, 5)}
+    factors, numbers = (2, 3, 5), range(9)
+    answers = asked_by_threads(engine, times, factors, numbers)
+    assert answers == {factor: [factor * n for n in numbers] for factor in factors}
 
 
 @pytest.mark.parametrize(

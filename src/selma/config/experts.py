@@ -94,6 +94,13 @@ class TrainingConfig(Section):
             )
         return self
 
+    def untrainable(self, device: str, where: str) -> str | None:
+        """Why nothing can be trained in this precision on this kind of device ("auto" may be any);
+        None if it can. where: what names the device."""
+        if self.precision == "fp16" and device not in ("cuda", "auto"):
+            return f"fp16 needs a CUDA device, but {where} {device}. Set it to bf16 or fp32."
+        return None
+
 
 class DenoisingObjective(Section):
     """The paper's: experts learn to denoise the skill's images."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 from selma.config.section import Section
@@ -40,6 +43,24 @@ class Engine(Protocol):
         no more of them and of their results wait than `workers` and a few. Several threads may call
         it at once. Raises what a task raises, and WorkspaceError where no worker survives one."""
         ...
+
+
+def in_order(
+    tasks: Iterable[Any], ask: Callable[[Any], Future[Any]], *, most: Callable[[], int]
+) -> Generator[Any]:
+    """What comes of each task, in their order, of which no more than `most` are asked for at once.
+    Those that nobody waits for any more are cancelled."""
+    asked: deque[Future[Any]] = deque()
+    values = iter(tasks)
+    try:
+        while True:
+            asked += map(ask, islice(values, max(0, most() - len(asked))))
+            if not asked:
+                return
+            yield asked.popleft().result()
+    finally:
+        for future in asked:
+            future.cancel()
 
 
 @dataclass(frozen=True)

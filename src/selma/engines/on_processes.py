@@ -9,18 +9,16 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from itertools import islice
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from selma import progress
 from selma.config.engine import LocalEngine
-from selma.engines.engine import Worker
+from selma.engines.engine import Worker, in_order
 from selma.engines.hosting import Host, result_of
 from selma.errors import WorkspaceError
 
@@ -60,19 +58,13 @@ class OnProcesses:
         return {"tasks": self._tasks, "again": 0, "lost": 0}
 
     def map(self, worker: Worker, tasks: Iterable[Any]) -> Iterator[Any]:
-        waiting: deque[Future[Any]] = deque()
-        values = iter(tasks)
-        try:
-            while True:
-                for value in islice(values, 2 * self._workers + 1 - len(waiting)):
-                    self._tasks += 1
-                    waiting.append(self._threads.submit(self._do, worker, value))
-                if not waiting:
-                    return
-                yield result_of(waiting.popleft().result())
-        finally:
-            for future in waiting:
-                future.cancel()
+        def ask(task: Any) -> Future[Any]:
+            self._tasks += 1
+            return self._threads.submit(self._do, worker, task)
+
+        outcomes = in_order(tasks, ask, most=lambda: 2 * self._workers + 1)
+        with closing(outcomes):
+            yield from map(result_of, outcomes)
 
     def close(self) -> None:
         """End the processes, also those that are at work."""

@@ -9,13 +9,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from selma.config.engine import RayEngine
-from selma.engines.engine import Worker
+from selma.engines.engine import Worker, in_order
 from selma.engines.hosting import Host, deciding_versions, result_of
 from selma.errors import ConfigError, SelmaError, WorkspaceError
 from selma.plurals import counted
@@ -82,10 +82,12 @@ class _Task:
 
     worker: Worker
     value: Any
+    future: Future[Any] = field(default_factory=Future)
     losses: int = 0
-    done: threading.Event = field(default_factory=threading.Event)
-    outcome: Any = None
-    error: BaseException | None = None
+
+    def begin(self) -> bool:
+        """Whether somebody waits for it; then it can be cancelled no more."""
+        return self.future.running() or self.future.set_running_or_notify_cancel()
 
 
 class OnRay:
@@ -124,22 +126,12 @@ class OnRay:
         return {"tasks": self._asked_for, "again": self._again, "lost": self._lost}
 
     def map(self, worker: Worker, tasks: Iterable[Any]) -> Iterator[Any]:
-        waiting: deque[_Task] = deque()
-        values = iter(tasks)
-        try:
-            while True:
-                for value in islice(values, max(0, AHEAD * self.workers + 1 - len(waiting))):
-                    waiting.append(_Task(worker, value))
-                    self._ask(waiting[-1])
-                if not waiting:
-                    return
-                first = waiting.popleft()
-                first.done.wait()
-                if first.error is not None:
-                    raise first.error
-                yield result_of(first.outcome)
-        finally:
-            self._forget(waiting)  # nobody waits for them any more
+        def ask(value: Any) -> Future[Any]:
+            return self._ask(_Task(worker, value))
+
+        outcomes = in_order(tasks, ask, most=lambda: AHEAD * self.workers + 1)
+        with closing(outcomes):
+            yield from map(result_of, outcomes)
 
     def close(self) -> None:
         with self._changed:
@@ -149,21 +141,16 @@ class OnRay:
         for host in (*self._hosts, *self._starting.values()):
             self._ray.kill(host)
 
-    def _ask(self, task: _Task) -> None:
+    def _ask(self, task: _Task) -> Future[Any]:
         with self._changed:
             if not self._thread.is_alive():
                 raise WorkspaceError("The cluster of Ray is gone. Run the same command again.")
-            self._open = [each for each in self._open if not each.done.is_set()]
+            self._open = [each for each in self._open if not each.future.done()]
             self._open.append(task)
             self._asked_for += 1
             self._waiting.append(task)
             self._changed.notify()
-
-    def _forget(self, tasks: Iterable[_Task]) -> None:
-        with self._changed:
-            for task in tasks:
-                if task in self._waiting:
-                    self._waiting.remove(task)
+        return task.future
 
     def _serve(self) -> None:
         try:
@@ -177,15 +164,14 @@ class OnRay:
                 self._collect()
         except BaseException as error:  # whoever waits must hear of it
             with self._changed:
-                tasks = [task for task in self._open if not task.done.is_set()]
+                tasks = [task for task in self._open if not task.future.done()]
                 self._waiting.clear()
             gone = WorkspaceError(
                 f"The cluster of Ray is gone ({type(error).__name__}: {error}). Run the same "
                 "command again; nothing finished is lost."
             )
-            for task in tasks:
-                task.error = error if isinstance(error, SelmaError) else gone
-                task.done.set()
+            for task in filter(_Task.begin, tasks):
+                task.future.set_exception(error if isinstance(error, SelmaError) else gone)
 
     def _hand_out(self) -> None:
         """Give waiting tasks to hosts with room, and start hosts as long as more are wanted."""
@@ -198,6 +184,8 @@ class OnRay:
             if self._hosts[host] >= AHEAD:
                 break
             task = self._waiting.popleft()
+            if not task.begin():
+                continue
             self._hosts[host] += 1
             self._again += task.losses > 0
             self._under_way[host.do.remote(task.worker, task.value)] = host, task
@@ -257,7 +245,7 @@ class OnRay:
         host, task = self._under_way.pop(ref)
         lost = (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError)
         try:
-            task.outcome = self._ray.get(ref)
+            outcome = self._ray.get(ref)
         except lost as error:
             if self._hosts.pop(host, None) is not None:
                 self._lost += 1
@@ -267,16 +255,18 @@ class OnRay:
                 with self._changed:
                     self._waiting.appendleft(task)
                 return
-            task.error = WorkspaceError(
+            again_and_again = WorkspaceError(
                 f"{counted(task.losses, 'worker was', 'workers were')} lost at the same piece of "
                 f"work, the last by: {_reason(error)}. If memory ran out, give "
                 "each worker more of the machine (engine.cpus, engine.gpus, engine.workers)."
             )
+            task.future.set_exception(again_and_again)
         except Exception as error:  # a fault of the task's: shown where it is asked for
-            task.error = error
+            task.future.set_exception(error)
+        else:
+            task.future.set_result(outcome)
         if host in self._hosts:
             self._hosts[host] -= 1
-        task.done.set()
 
     def _wanted(self) -> int:
         """How many hosts there should be."""

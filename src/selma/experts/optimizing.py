@@ -169,11 +169,8 @@ class Optimization:
 
 def require_precision(config: TrainingConfig, *, device: torch.device) -> None:
     """Raises ConfigError unless the device can train in the settings' precision."""
-    if config.precision == "fp16" and device.type != "cuda":
-        raise ConfigError(
-            f"experts.precision fp16 needs a CUDA device, but the model is on {device}. Set "
-            "it to bf16 or fp32."
-        )
+    if why := config.untrainable(device.type, "the model is on"):
+        raise ConfigError(f"experts.precision: {why}")
 
 
 def _schedule_name(config: TrainingConfig) -> str:

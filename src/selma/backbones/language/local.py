@@ -123,7 +123,7 @@ class LocalModel:
         matchers = self._matchers(sampling, len(prompts))
         chooser = _Chooser(seeds, sampling, matchers=matchers, end=self._ends[0])
         most = self._room(max(map(len, asked)), sampling.max_new_tokens)
-        if can_decode(self._model):
+        if self._decodes:
             rows = decode(
                 self._model,
                 asked,
@@ -137,6 +137,10 @@ class LocalModel:
             self._reply(row, len(tokens), sampling, before=before)
             for row, tokens, before in zip(rows, asked, opened, strict=True)
         ]
+
+    @cached_property
+    def _decodes(self) -> bool:
+        return can_decode(self._model)
 
     def _ended(self, new: Sequence[int], sampling: Sampling) -> bool:
         """Whether a reply's tokens end with the last of them."""
