@@ -349,6 +349,27 @@ def test_a_damaged_index_is_none(tmp_path: Path, url: str, known: object) -> Non
     assert there(url) == files(tmp_path) == {"a": b"a"}
 
 
+def test_a_lock_is_never_seen_half_written(tmp_path: Path) -> None:
+    """Whoever brings files looks at it while it beats."""
+    storage = Storage(f"file://{tmp_path / 'store'}", tmp_path / "run", FAST)
+    storage._sign_lock()
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.is_set():
+            storage._sign_lock()
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    try:
+        seen = {storage._lock().get("id") for _ in range(2_000)}
+    finally:
+        ended.set()
+        beating.join()
+    assert seen == {storage.owner["id"]}
+    assert [path.name for path in (tmp_path / "store").iterdir()] == [LOCK]
+
+
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "store"
     root.mkdir()

@@ -296,11 +296,18 @@ class Storage:
         self.index[name] = {"here": here[name], "there": remote}
 
     def _put(self, local: str, target: str) -> None:
-        if not self._on_disk:  # an object is there whole, or not at all
-            self.fs.put_file(local, target)
+        above, _, last = target.rpartition("/")
+        with self._whole(target, f"{above}/.{last}.partial") as place:
+            self.fs.put_file(local, place)
+
+    @contextmanager
+    def _whole(self, target: str, aside: str) -> Iterator[str]:
+        """Where to write an object that must be there whole or not at all, as object stores have
+        them: in a folder aside, from where it is moved."""
+        if self.fs.protocol[0] != "file":
+            yield target
         else:
-            above, _, last = target.rpartition("/")
-            self.fs.put_file(local, aside := f"{above}/.{last}.partial")
+            yield aside
             Path(aside).replace(target)
 
     def _each(self, do: Callable[..., None], names: Iterable[str], *more: Any) -> None:
@@ -328,7 +335,10 @@ class Storage:
 
     def _sign_lock(self) -> None:
         value = json.dumps(self.owner | {"beat": uuid.uuid4().hex}).encode()
-        self.fs.pipe_file(self._at(LOCK), value)
+        target = self._at(LOCK)
+        # One of its own, since several may take a lock at once. Half a lock would be another's.
+        with self._whole(target, f"{target}.{self.owner['id']}") as place:
+            self.fs.pipe_file(place, value)
 
     def _take(self) -> None:
         first = self._told("locked", self._lock)
