@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from diffusers import AutoencoderTiny
 from experts.test_encode_pairs import encoded, pairs
 from experts.test_train_experts import CONFIG, last, trained, weights
 
@@ -66,9 +67,11 @@ def test_every_family_names_its_blocks(shape: str) -> None:
 def test_what_cannot_be_compiled_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Pipe:
         unet = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        transformer = AutoencoderTiny()  # of diffusers, whose models have both lists, perhaps empty
 
-    with pytest.raises(ConfigError, match="Sequential names no repeated blocks"):
-        make_faster(Pipe, BaseConfig(compile=True), "unet")
+    for name, told in {"unet": "Sequential", "transformer": "AutoencoderTiny"}.items():
+        with pytest.raises(ConfigError, match=f"{told} names no repeated blocks"):
+            make_faster(Pipe, BaseConfig(compile=True), name)
     monkeypatch.setenv("PATH", str(tmp_path))
     base = BaseConfig(compile=True, device="cpu")
     with pytest.raises(ConfigError, match=r"base\.compile: on a CPU .* C\+\+ compiler"):

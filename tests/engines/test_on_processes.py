@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from selma.config import RunConfig
 from selma.config.engine import LocalEngine
 from selma.engines import opened
 from selma.engines.engine import Worker
-from selma.engines.on_processes import OnProcesses
+from selma.engines.on_processes import SERVE, OnProcesses
 from selma.errors import DataError, WorkspaceError
 from selma.workspace import Workspace
 
@@ -85,6 +88,134 @@ def test_what_goes_wrong_in_a_process_is_told_here(engine: OnProcesses) -> None:
         list(engine.map(Worker(failing, ("theirs",)), range(5)))
     assert "in do" in caught.value.__notes__[0]  # where it was
     assert next(iter(engine.map(Worker(times, (2,)), [3])))[0] == 6
+
+
+class Demanding(Exception):
+    """What pickle cannot rebuild from its text."""
+
+    def __init__(self, *, text: str) -> None:
+        super().__init__(text)
+
+
+def odd(kind: str) -> Callable[[int], Any]:
+    def do(number: int) -> Any:
+        if kind == "error":
+            raise Demanding(text="demanding, but told")
+        return threading.Lock() if kind == "result" else sys.exit(3)
+
+    return do
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "told"),
+    [
+        ("error", RuntimeError, "demanding, but told"),
+        ("result", TypeError, "cannot pickle '_thread.lock'"),
+        ("end", WorkspaceError, "exit code 3"),
+    ],
+)
+def test_what_cannot_be_handed_over_is_told(kind: str, error: type[Exception], told: str) -> None:
+    with opened(LocalEngine(workers=WORKERS)) as engine:
+        assert engine is not None
+        with pytest.raises(error, match=told):
+            list(engine.map(Worker(odd, (kind,)), range(5)))
+
+
+SCRIPT = """
+import pathlib, sys
+from selma.config.engine import LocalEngine
+from selma.engines import opened
+from selma.engines.engine import Worker
+
+sys.path.insert(0, pathlib.Path("not a text: imports pass it over"))
+def own():
+    return abs
+with opened(LocalEngine(workers=2)) as engine:
+    print(list(engine.map(Worker(*eval(sys.argv[1])), [-1, -2])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("worker", "told"),
+    [
+        ("own, ()", "Can't get attribute 'own'"),  # of a script that workers do not run
+        ("__import__('operator').methodcaller, ('__abs__',)", "[1, 2]"),
+    ],
+)
+def test_a_script_of_any_folder_has_workers(tmp_path: Path, worker: str, told: str) -> None:
+    (tmp_path / "script").mkdir()
+    script = tmp_path / "script" / "run.py"
+    script.write_text(SCRIPT)
+    for name in ("signal", "torch", "selma"):  # the folder that it is started in is none of its
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    done = subprocess.run(
+        [sys.executable, str(script), worker],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told in done.stdout + done.stderr
+
+
+def test_a_closed_engine_starts_no_process() -> None:
+    with opened(LocalEngine(workers=WORKERS)) as engine:
+        assert isinstance(engine, OnProcesses)
+    with pytest.raises(WorkspaceError, match="engine is closed"):
+        engine._do(Worker(times, (1,)), 1)  # as a thread that was about to
+    assert not engine._started
+
+
+@contextmanager
+def served() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def large(folder: str) -> Callable[[bool], bytes]:
+    """Of True, more than a pipe holds; of False, what does not end."""
+
+    def do(first: bool) -> bytes:
+        while not first:
+            Path(folder, "beat").touch()
+            time.sleep(0.02)
+        return bytes(1 << 20)
+
+    return do
+
+
+def test_a_process_at_work_ends_with_the_one_that_asked_however_early_it_did(
+    tmp_path: Path,
+) -> None:
+    """The next task is there before the process has been on to look for it."""
+    with served() as process:
+        assert process.stdin is not None and process.stdout is not None
+        for first in (True, False):
+            pickle.dump(pickle.dumps((Worker(large, (str(tmp_path),)), first)), process.stdin)
+        process.stdin.flush()
+        select.select([process.stdout], [], [], 120)  # it waits for room for the first result
+        time.sleep(0.2)
+        assert pickle.loads(pickle.load(process.stdout)) == ("done", bytes(1 << 20))
+        until((tmp_path / "beat").exists)
+        process.stdin.close()
+        assert process.wait(20) == 1
+
+
+def test_half_a_task_is_the_end() -> None:
+    with served() as process:
+        assert process.stdin is not None
+        process.stdin.write(pickle.dumps(pickle.dumps((Worker(times, (1,)), 2)))[:-9])
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
 def locking(_: str) -> Callable[[int], int]:

@@ -60,9 +60,8 @@ def make_faster(pipe: Any, base: BaseConfig, denoiser: str) -> None:
 def _repeated(network: nn.Module) -> list[nn.Module]:
     """The blocks that the network repeats: compiled once, they serve at every place."""
     # Not every class names them; those that stay on one device of several are the same.
-    names: list[str] = [
-        *(getattr(network, "_repeated_blocks", None) or getattr(network, "_no_split_modules", []))
-    ]
+    kinds = ("_repeated_blocks", "_no_split_modules")
+    names = next((names for kind in kinds if (names := getattr(network, kind, None))), ())
     found = [block for block in network.modules() if type(block).__name__ in names]
     if not found:
         raise ConfigError(

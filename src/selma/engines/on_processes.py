@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Queue
 from typing import Any
 
 from selma import progress
@@ -23,6 +23,10 @@ from selma.engines.hosting import Host, result_of
 from selma.errors import WorkspaceError
 
 RAISED = "raised"
+SERVE = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "  # a terminal's; see `serve`
+    f"from {__name__} import serve; serve()"
+)
 STOP_S = 60
 """How long a process may take to end before it is killed: one that trains goes on to the end of its
 step, and writes a checkpoint."""
@@ -45,6 +49,8 @@ class OnProcesses:
         self._workers = workers
         self._tasks = 0
         self._started: list[_Process] = []
+        self._starting = threading.Lock()
+        self._closed = False
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(workers, "selma-worker")
         """One for each process, which waits for it."""
@@ -69,6 +75,8 @@ class OnProcesses:
     def close(self) -> None:
         """End the processes, also those that are at work."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._starting:  # none starts that nobody would end
+            self._closed = True
         for process in self._started:
             process.ask_to_end()
         for process in self._started:
@@ -77,8 +85,11 @@ class OnProcesses:
 
     def _do(self, worker: Worker, task: Any) -> tuple[str, Any]:
         if not hasattr(self._own, "process"):
-            self._own.process = _Process()
-            self._started.append(self._own.process)
+            with self._starting:
+                if self._closed:
+                    raise WorkspaceError("The engine is closed; open it anew for further tasks.")
+                self._own.process = _Process()
+                self._started.append(self._own.process)
         process: _Process = self._own.process
         return process.do(worker, task)
 
@@ -88,25 +99,31 @@ class _Process:
     its caller's script once more."""
 
     def __init__(self) -> None:
-        path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+        folders = (folder for folder in sys.path if isinstance(folder, str))  # as imports do
+        path = os.pathsep.join(folder or str(Path.cwd()) for folder in folders)
+        # -P: else the current folder comes first, and a file in it may be called as a package is.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+            [sys.executable, "-P", "-c", SERVE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": path},
         )
-        self._busy = False
+        self._asked = threading.Lock()
+        self._busy = self._ended = False
 
     def do(self, worker: Worker, task: Any) -> tuple[str, Any]:
         """As `Host.do`. Raises WorkspaceError if the process is gone."""
         tasks, outcomes = self._process.stdin, self._process.stdout
         assert tasks is not None and outcomes is not None
         asked = pickle.dumps((worker, task))
-        self._busy = True
+        with self._asked:
+            if self._ended:
+                raise WorkspaceError("The engine is closed; open it anew for further tasks.")
+            self._busy = True
         try:
-            tasks.write(asked)
+            pickle.dump(asked, tasks)
             tasks.flush()
-            state, value = pickle.load(outcomes)
+            outcome = pickle.load(outcomes)
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             raise WorkspaceError(
                 f"A worker's process has stopped (exit code {self._process.wait()}). Run the same "
@@ -114,12 +131,16 @@ class _Process:
             ) from error
         finally:
             self._busy = False
+        state, value = pickle.loads(outcome)
         if state == RAISED:  # a fault of the task's
             raise value
         return state, value
 
     def ask_to_end(self) -> None:
-        if self._busy:
+        with self._asked:
+            self._ended = True
+            busy = self._busy
+        if busy:
             self._process.terminate()
         else:
             self._close()
@@ -139,34 +160,44 @@ class _Process:
 
 
 def serve() -> None:
-    """Do the tasks that come on standard input until it ends, in a process of its own."""
+    """Do the tasks that come on standard input until it ends, in a process of its own. Tasks and
+    outcomes are pickled twice: what cannot be rebuilt leaves the next one readable."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, which the parent hands on
     progress.plain()
-    host, tasks, idle = Host(threads=1), SimpleQueue[Any](), threading.Event()
-    with os.fdopen(os.dup(1), "wb") as outcomes:
+    host, tasks = Host(threads=1), Queue[bytes | None]()
+    # A broken pipe: the one that asked was killed.
+    with suppress(BrokenPipeError), os.fdopen(os.dup(1), "wb") as outcomes:
         os.dup2(2, 1)  # what libraries print
-        threading.Thread(target=_read, args=(tasks, idle), daemon=True).start()
-        while True:
-            idle.set()
-            if (asked := tasks.get()) is None:
-                return
-            try:
-                outcome = host.do(*asked)
-            except Exception as error:
-                error.add_note(traceback.format_exc())
-                outcome = RAISED, error
-            outcomes.write(pickle.dumps(outcome))
+        threading.Thread(target=_read, args=(tasks,), daemon=True).start()
+        while (asked := tasks.get()) is not None:
+            outcome = _outcome(host, asked)
+            tasks.task_done()  # before the next one can come, or the end
+            pickle.dump(outcome, outcomes)
             outcomes.flush()
 
 
-def _read(tasks: SimpleQueue[Any], idle: threading.Event) -> None:
+def _outcome(host: Host, asked: bytes) -> bytes:
+    """What came of a pickled task, pickled; whatever goes wrong is an outcome, too."""
+    try:
+        return pickle.dumps(host.do(*pickle.loads(asked)))
+    except Exception as error:
+        trace = traceback.format_exc()
+        error.add_note(trace)
+        try:
+            outcome = pickle.dumps((RAISED, error))
+            pickle.loads(outcome)
+        except Exception:  # of an error that takes more than its text
+            outcome = pickle.dumps((RAISED, RuntimeError(trace)))
+        return outcome
+
+
+def _read(tasks: Queue[bytes | None]) -> None:
     """Take tasks as they come. Where no more can, the process ends: if it is at work, the one that
     asked was killed, its run's folder is locked no more, and nobody may go on writing there."""
-    with suppress(EOFError, OSError):
+    # Not sys.stdin, which is closed when the process ends, and would be in use here.
+    with suppress(EOFError, OSError, pickle.UnpicklingError), open(0, "rb", closefd=False) as asked:
         while True:
-            task = pickle.load(sys.stdin.buffer)
-            idle.clear()
-            tasks.put(task)
-    if not idle.is_set():
+            tasks.put(pickle.load(asked))
+    if tasks.unfinished_tasks:
         os._exit(1)
     tasks.put(None)
