@@ -52,6 +52,7 @@ from selma.workspace import (
     REPORT,
     SCORES,
     STAGES,
+    Item,
     Workspace,
     kept_in_words,
     manifest,
@@ -323,8 +324,10 @@ def opened(
                 trained = any((folder.root / EXPERTS).glob(f"*/{MANIFEST}"))
                 require_device(config, trains=EXPERTS in asked and not trained)
 
-        def beginning() -> None:
-            look_at_device()  # once is enough
+        def beginning(item: str) -> None:
+            # Prompts and images are there when experts are merged, scored or shown.
+            if not item.startswith((MERGED, SCORES, REPORT)):
+                look_at_device()  # once is enough
             write_run_file(config, folder)
 
         # Not before something is made: a command that is refused leaves another run's settings.
@@ -399,12 +402,13 @@ def _make(this: Stages, stage: str) -> None:
         this.write_questions(prompts)
 
 
-def _is_made(config: RunConfig, stage: str) -> bool:
+def _missing(config: RunConfig, stage: str) -> Item | None:
+    """What a stage has to make first; None if it is made."""
     try:
         _make(Stages(config, Workspace(config.run_folder), make=[]), stage)
-    except NotFinished:
-        return False
-    return True
+    except NotFinished as error:
+        return error.item
+    return None
 
 
 def stage_worker(stage: str) -> Callable[[str], None]:
@@ -1018,9 +1022,14 @@ class Stages(Generic[Run]):
         """Let an engine's workers make what is missing of a stage, one skill each."""
         if self.engine is None or stage not in self.make:
             return
-        if missing := [each for each in skills_alone(self.config) if not _is_made(each, stage)]:
+        alone = [(_missing(each, stage), each) for each in skills_alone(self.config)]
+        if missing := [(item, each) for item, each in alone if item is not None]:
+            for item, _ in missing:
+                item.require_free()
+            if self.folder.beginning:  # which no worker calls
+                self.folder.beginning(missing[0][0].name)
             work = Worker(stage_worker, (stage,), alone=True)
-            settings = (absolute(each).model_dump_json() for each in missing)
+            settings = (absolute(each).model_dump_json() for _, each in missing)
             for _ in self.engine().map(work, settings):
                 pass
 

@@ -234,7 +234,7 @@ class Item:
         recipe: Mapping[str, Any],
         *,
         paid: Collection[str] = (),
-        beginning: Callable[[], None] | None = None,
+        beginning: Callable[[str], None] | None = None,
     ) -> None:
         self.root = root
         self.name = name
@@ -361,17 +361,24 @@ class Item:
                 self._begin_alone(self.faults, guests)
             return self.path
 
-    def _begin_alone(self, wrong: Mapping[str, str], guests: Collection[str]) -> Path:
+    def require_free(self) -> None:
+        """Raise WorkspaceError where `begin` does, in whatever process that may be."""
+        self._require_free(self.earlier(), self.faults)
+
+    def _require_free(self, earlier: Earlier | None, wrong: Mapping[str, str]) -> None:
         self._require_unpaid(self.path, wrong)
-        earlier = self.earlier()
         if earlier:
             self._require_unpaid(earlier.folder, _faults_in(earlier.folder))
         else:
             self._require_known()
+
+    def _begin_alone(self, wrong: Mapping[str, str], guests: Collection[str]) -> Path:
+        earlier = self.earlier()
+        self._require_free(earlier, wrong)
         processes.wait()
         if processes.main():
             if self.beginning:
-                self.beginning()
+                self.beginning(self.name)
             if earlier:
                 self._upgrade(earlier, guests)
             self._begin({} if earlier else wrong, guests)
@@ -633,8 +640,8 @@ class Workspace:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()  # as `inside` gives paths, so that they can be compared
-        self.beginning: Callable[[], None] | None = None
-        """Called before an item is begun."""
+        self.beginning: Callable[[str], None] | None = None
+        """Called with an item's name before it is begun."""
         self._above: Mapping[str, tuple[str, ...]] = {}
 
     def within(self, stage: str, *names: str) -> Self:

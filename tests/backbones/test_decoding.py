@@ -7,6 +7,8 @@ import torch
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
@@ -34,11 +36,13 @@ SIZES = {
 RULES = [5, 6, 7, 8, 9, 10, 11]
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen3"])
+@pytest.fixture(scope="module", params=["llama", "qwen3", "gpt2"])
 def network(request):
     torch.manual_seed(3)
     if request.param == "llama":
         return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+    if request.param == "gpt2":  # positions from a table
+        return GPT2LMHeadModel(GPT2Config(vocab_size=99, n_embd=32, n_layer=3, n_head=4)).eval()
     return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)).eval()
 
 

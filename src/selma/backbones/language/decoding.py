@@ -68,7 +68,8 @@ def decode(
         logits = model(
             input_ids=ids,
             attention_mask=seen,
-            position_ids=(seen.cumsum(-1) - 1)[:, -ids.shape[1] :],
+            # Padding has a position, too: a model with a table of them looks it up.
+            position_ids=(seen.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :],
             past_key_values=past,
             use_cache=True,
             logits_to_keep=1,
