@@ -43,8 +43,7 @@ class Kept:
             state = state_of(path.stat()) if is_regular(path) else None
             known = self._files.get(path)
             if known is None or known[0] != state:
-                file = _opened(path)
-                known = self._files[path] = state_of(path.stat()), file
+                known = self._files[path] = state, _opened(path)
             yield known[1]
 
 
