@@ -76,7 +76,16 @@ def add(
     }
     for parameter in factors.values():
         parameter.data = parameter.data.float()
+    for layer in denoiser.modules():
+        if isinstance(layer, peft.tuners.lora.LoraLayer):
+            layer._cast_input_dtype = _cast
     return factors
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A layer's input as its factors take it. Autocast gives every product its own type: what PEFT
+    makes float32 of before would be copied twice, to be what it was."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(dtype)
 
 
 def _chosen(

@@ -13,6 +13,8 @@ from selma.errors import ConfigError, TrainingDiverged, WorkspaceError
 from selma.experts.learners import Learner
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from selma.backbones.families.paths import NoisePath
     from selma.experts.batches import Batch
     from selma.experts.optimizing import Optimization
@@ -128,7 +130,8 @@ def _backward(
     """
     from selma.experts.losses import timestep_weights
 
-    settings, means = learner.batches.timesteps, {"loss": 0.0}
+    settings = learner.batches.timesteps
+    sums: dict[str, list[Tensor]] = {}
     for part in parts:
         with optimization.autocast():
             losses = learner.losses(part, noise_path, step=step)
@@ -137,8 +140,9 @@ def _backward(
             loss = loss * timestep_weights(settings, noise_path, part.timesteps).to(loss.device)
         optimization.backward(loss.mean() / len(parts))
         for name, each in losses.items():
-            means[name] = means.get(name, 0.0) + float(each.detach().sum()) / total
-    return means
+            sums.setdefault(name, []).append(each.detach().sum())
+    # Read when all is under way: a number that is waited for holds up the parts after it.
+    return {name: sum(float(each) / total for each in parts) for name, parts in sums.items()}
 
 
 def _together(means: Mapping[str, float], *, stop: bool) -> tuple[dict[str, float], bool]:
