@@ -3,9 +3,9 @@
     .venv/bin/python bench/faster.py                                   # narrow networks, on a CPU
     .venv/bin/python bench/faster.py --size sd1 --device cuda --batch 16 --steps 10
 
-The base as it is and made faster in three ways take turns, each with equal weights; what compiling
-costs once is told apart. Fails if images differ by more than 40 dB of PSNR or losses by more than
-they may in that precision.
+The base as it is and made faster in three ways (or those of --way) take turns, each with equal
+weights; what compiling costs once is told apart. Fails if images differ by more than 40 dB of PSNR
+or losses by more than they may in that precision.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
 from selma.config.networks import BaseConfig
 
+BEFORE = "as it is"
 WAYS: dict[str, dict[str, bool]] = {
-    "as it is": {},
+    BEFORE: {},
     "channels_last": {"channels_last": True},
     "compile": {"compile": True},
     "both": {"compile": True, "channels_last": True},
@@ -45,22 +46,24 @@ def main(
     rank: Annotated[int, typer.Option(min=1)] = 8,
     size: Annotated[str, typer.Option(help=f"{', '.join(SIZES)}; random weights.")] = "narrow",
     device: Annotated[str, typer.Option(help="cpu, or cuda, where bf16 is used.")] = "cpu",
+    way: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(WAYS)}.")] = None,
 ) -> None:
     """Print seconds of each way; fail if results differ."""
+    ways = [name for name in WAYS if not way or name in (BEFORE, *way)]
     torch.set_num_threads(1)
     precision: Literal["fp32", "bf16"] = "bf16" if device == "cuda" else "fp32"
     find_device(device, setting="device")  # as a run does, before the first matrix product
     models = {}
-    for way, settings in WAYS.items():
-        models[way] = built(size, device=device, precision=precision)
-        make_faster(models[way].pipe, BaseConfig.model_validate(settings), "unet")
+    for name in ways:
+        models[name] = built(size, device=device, precision=precision)
+        make_faster(models[name].pipe, BaseConfig.model_validate(WAYS[name]), "unet")
     images: dict[str, Any] = {}
     losses: dict[str, list[float]] = {}
     numbers = itertools.count()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pairs = made_up(folder, batch, models["as it is"].image_px)
-        data = encoded(models["as it is"], pairs, folder / "run")
+        pairs = made_up(folder, batch, models[BEFORE].image_px)
+        data = encoded(models[BEFORE], pairs, folder / "run")
         config = ExpertsConfig(
             adapter=LoraConfig(rank=rank),
             steps=steps,
@@ -81,14 +84,14 @@ def main(
             losses[way] = trained(models[way], data, config, place)
 
         for what, do in {"images": draw, "steps of training": train}.items():
-            sides = {way: (lambda do=do, way=way: do(way)) for way in WAYS}
+            sides = {way: (lambda do=do, way=way: do(way)) for way in ways}
             once = in_turn(sides, rounds=1, warm=False, clock=clock(device)).seconds
             turns = in_turn(sides, rounds=rounds, clock=clock(device))
             first = ", ".join(f"{way} {seconds[0]:.1f} s" for way, seconds in once.items())
             title = f"{size}, {batch} {what}, {steps} steps, {precision}, {device}"
             turns.show(title, note=f"The first time: {first}.")
-    apart = [decibels(images["as it is"], images[way]) for way in WAYS]
-    usual = losses["as it is"]
+    apart = [decibels(images[BEFORE], images[way]) for way in ways]
+    usual = losses[BEFORE]
     differs = max(abs(a - b) / b for of in losses.values() for a, b in zip(of, usual, strict=True))
     Console().print(
         f"Images are {min(apart):.0f} dB or more alike; losses differ by at most {differs:.1e}."

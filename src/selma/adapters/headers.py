@@ -34,7 +34,7 @@ class Kept:
     """Files that are opened once for all their tensors: each time a header is read as a whole."""
 
     def __init__(self) -> None:
-        self._files: dict[Path, tuple[State, Any]] = {}
+        self._files: dict[Path, tuple[State | None, Any]] = {}
 
     @contextmanager
     def opened(self, path: Path) -> Iterator[Any]:
@@ -43,7 +43,7 @@ class Kept:
             state = state_of(path.stat()) if is_regular(path) else None
             known = self._files.get(path)
             if known is None or known[0] != state:
-                known = self._files[path] = state, _opened(path)
+                self._files[path] = known = (state, _opened(path))
             yield known[1]
 
 

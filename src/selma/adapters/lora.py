@@ -85,7 +85,8 @@ def add(
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     """A layer's input as its factors take it. Autocast gives every product its own type: what PEFT
     makes float32 of before would be copied twice, to be what it was."""
-    return x if torch.is_autocast_enabled(x.device.type) else x.to(dtype)
+    kind = "cpu" if x.device.type == "meta" else x.device.type
+    return x if torch.is_autocast_enabled(kind) else x.to(dtype)
 
 
 def _chosen(
