@@ -1,9 +1,11 @@
 """Makes the folder of the tests importable: `import tiny`; forgets what servers do not take; has
 the same examples drawn in every run (HYPOTHESIS_PROFILE=default looks for new ones); counts what is
-injected and what of it held (`make attack`)."""
+injected and what of it held (`make attack`); keeps what is collected out of the garbage collector's
+way, which would go through all of it again and again."""
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+gc.disable()  # until all is collected: importing makes much that stays, and hardly any garbage
 
 TABLE: attacks.Table = {}
 """What the tests of this session counted; in the main process, where there are several."""
@@ -38,6 +42,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         idle = [item for item in items if "attack" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=idle)
         items[:] = [item for item in items if item not in idle]
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
