@@ -19,6 +19,7 @@ from selma.config.adapters import LoraConfig
 from selma.config.experts import ExpertsConfig
 from selma.errors import ConfigError, TrainingDiverged
 from selma.experts import checkpoints
+from selma.experts.optimizing import Optimization
 from selma.experts.skills import expert_learner, train_experts
 from selma.experts.training import fit
 from selma.workspace import Workspace
@@ -400,3 +401,27 @@ def test_the_header_does_not_depend_on_the_process(tmp_path, model, data):
     assert list(header["__metadata__"]) == sorted(header["__metadata__"])
     offsets = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
     assert all(a[1] == b[0] for a, b in itertools.pairwise(offsets))
+
+
+def test_parameters_that_are_stepped_together_have_the_bits_of_stepping_each_alone():
+    """In PyTorch's plain loop, by sizes that vector instructions divide and others."""
+    shapes = [(4, 320), (320, 4), (1280, 64), (7,), (33, 17), (1,)]
+
+    def stepped(*, together):
+        stream = torch.Generator().manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(s, generator=stream)) for s in shapes]
+        optimization = Optimization(parameters, CONFIG, device=torch.device("cpu"))
+        assert optimization.foreach and optimization.adamw.defaults["foreach"]
+        if not together:
+            optimization.foreach = optimization.adamw.param_groups[0]["foreach"] = False
+        norms = []
+        for scale in (1e-3, 30.0, 1.0):
+            for parameter in parameters:
+                parameter.grad = scale * torch.randn(parameter.shape, generator=stream)
+            norms.append(optimization.step(1.0))
+        return norms, parameters
+
+    (norms, parameters), (alone, each_alone) = stepped(together=True), stepped(together=False)
+    assert norms == alone
+    for parameter, other in zip(parameters, each_alone, strict=True):
+        torch.testing.assert_close(parameter, other, rtol=0, atol=0)
