@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -13,8 +14,10 @@ from selma.plurals import word
 from selma.report import models, tables
 
 
+@cache
 def environment(own: str = "selma.report") -> Environment:
-    """The jinja environment with the templates of the package `own`, then the report's."""
+    """The jinja environment with the templates of the package `own`, then the report's. Kept, with
+    the templates that it has compiled."""
     jinja = Environment(
         loader=ChoiceLoader([PackageLoader(own, ""), PackageLoader("selma.report", "")]),
         autoescape=True,
