@@ -16,7 +16,7 @@ from rapidfuzz.process import extract_iter
 
 from selma.errors import DataError
 from selma.prompts import novelty
-from selma.prompts.contamination import BenchmarkTexts
+from selma.prompts.contamination import BenchmarkTexts, index_of
 from selma.prompts.novelty import SimilarityIndex, over, rouge_words, unicode_words
 
 
@@ -230,6 +230,13 @@ def test_benchmark_texts_are_found_up_to_the_threshold():
     assert benchmark_prompts.contains("A red dog, left of two blue cats!")
     assert benchmark_prompts.contains("a red dog left of two green cats")
     assert not benchmark_prompts.contains("three white boats in the sea")
+
+
+def test_skills_share_the_benchmarks_texts_and_another_benchmark_has_its_own():
+    shared = index_of(("a red dog", "a blue cat"), threshold=0.8)
+    assert index_of(("a red dog", "a blue cat"), threshold=0.8) is shared
+    assert not index_of(("a red dog", "a blue cat"), threshold=None).contains("a red dog")
+    assert not index_of(("a red dog",), threshold=0.8).contains("a blue cat")
 
 
 def test_without_a_threshold_nothing_counts_as_the_benchmarks():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from selma.prompts.novelty import SimilarityIndex
 
@@ -20,3 +21,7 @@ class BenchmarkTexts:
     def contains(self, text: str) -> bool:
         """Whether the text is one of the benchmark's, or too close to one."""
         return self._index is not None and self._index.similar(text)
+
+
+index_of = lru_cache(maxsize=1)(BenchmarkTexts)
+"""The same of a tuple of texts: made once for all skills."""

@@ -13,7 +13,7 @@ from selma.errors import DataError
 from selma.finished_rows import PROMPTS_FILE, finished_prompts, prompt_facts
 from selma.given import GIVEN
 from selma.given.kind import Texts
-from selma.prompts.contamination import BenchmarkTexts
+from selma.prompts.contamination import index_of
 from selma.prompts.novelty import SimilarityIndex
 from selma.prompts.skills import skill_names
 from selma.records.prompts import Prompt, prompt_id
@@ -73,7 +73,7 @@ def _take(
     config: PromptsConfig,
     benchmark_texts: Sequence[str],
 ) -> None:
-    benchmark = BenchmarkTexts(benchmark_texts, threshold=config.contamination_threshold)
+    benchmark = index_of(tuple(benchmark_texts), threshold=config.contamination_threshold)
     index = SimilarityIndex(config.novelty.threshold, config.novelty.arithmetic)
     prompts: dict[str, Prompt] = {}
     dropped: Counter[str] = Counter()

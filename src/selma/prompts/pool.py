@@ -10,7 +10,7 @@ from typing import Any
 from selma.backbones.language.loading import model_identity, parallel_requests
 from selma.backbones.language.model import Reply
 from selma.config.prompts import PromptsConfig
-from selma.prompts.contamination import BenchmarkTexts
+from selma.prompts.contamination import index_of
 from selma.prompts.novelty import SimilarityIndex, unicode_words
 from selma.prompts.outcomes import outcome
 from selma.prompts.parsing import parse_reply
@@ -46,7 +46,7 @@ class PromptPool:
         self._no_captions = set[str]()
         self._seed = seed
         self._model = model_identity(config.backend)["model"]
-        self._benchmark = BenchmarkTexts(benchmark_texts, threshold=config.contamination_threshold)
+        self._benchmark = index_of(tuple(benchmark_texts), threshold=config.contamination_threshold)
         self._index = SimilarityIndex(config.novelty.threshold, config.novelty.arithmetic)
         for text in skill.seeds:
             self._index.add(text)
