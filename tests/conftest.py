@@ -1,21 +1,27 @@
 """Makes the folder of the tests importable: `import tiny`; forgets what servers do not take; has
 the same examples drawn in every run (HYPOTHESIS_PROFILE=default looks for new ones); counts what is
-injected and what of it held (`make attack`); keeps what is collected out of the garbage collector's
-way, which would go through all of it again and again."""
+injected and what of it held (`make attack`); builds the commands once in each process; keeps what
+is collected out of the garbage collector's way, which would go through it again and again; waits
+for no disk."""
 
 from __future__ import annotations
 
 import gc
 import os
+from functools import cache
 from pathlib import Path
 
 import attacks
 import pytest
+import typer.testing
 from hypothesis import settings
+from typer.main import get_command
 
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+typer.testing._get_command = cache(get_command)  # all of them, in each call of `CliRunner.invoke`
+os.fsync = lambda file: os.fstat(file) and None  # power stays on; `test_disk.py` sees who asks
 gc.disable()  # until all is collected: importing makes much that stays, and hardly any garbage
 
 TABLE: attacks.Table = {}

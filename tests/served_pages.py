@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,12 +18,14 @@ class Served(NamedTuple):
 
 
 @contextmanager
-def started(*command: str) -> Iterator[Served]:
+def started(
+    *command: str, program: Sequence[str] = (sys.executable, "-m", "selma")
+) -> Iterator[Served]:
     """A command of selma's that serves a page, on any port if it names none, while the block runs;
     killed after it, if it still lives."""
     port = () if "--port" in command else ("--port", "0")
     with subprocess.Popen(
-        [sys.executable, "-m", "selma", *command, *port],
+        [*program, *command, *port],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,6 +17,7 @@ from attacks import Attack
 from selma import disk
 from selma.disk import (
     append_bytes,
+    aside_of,
     failures,
     impossible,
     make_folder,
@@ -181,6 +182,26 @@ def test_new_folders_and_files_are_flushed_into_their_parents(
     move(tmp_path / "a" / "log", tmp_path / "c" / "log")
     assert flushed[3:] == [tmp_path, tmp_path / "c", tmp_path / "a"]
     attack.held("power cuts: new folders and files", len(flushed))
+
+
+def test_bytes_are_flushed_before_a_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Path | str] = []
+    rename = os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda file: done.append(Path(f"/proc/self/fd/{file}").readlink())
+    )
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("renamed") or rename(*names))
+    path = tmp_path / "file"
+    write_bytes(path, b"x")
+    assert done == [aside_of(path), "renamed", tmp_path]
+    aside = tmp_path / "aside"
+    aside.write_bytes(b"y")
+    promote(aside, path)
+    assert done[3:] == [aside, "renamed", tmp_path]
+    append_bytes(path, b"z")
+    assert done[6:] == [path]
 
 
 def test_no_folder_of_a_run_is_made_elsewhere() -> None:

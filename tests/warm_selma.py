@@ -3,21 +3,26 @@
     with warm_selma(folder) as program: subprocess.run([program, "images", "run.yaml"])
 
 Each start is a process of its own with its caller's environment, folder and files, as the installed
-program is; one whose caller is killed is killed, too.
+program is; one whose caller is killed is killed, too. What has imported serves all programs of this
+process; what libraries read from the environment when they are imported, they read then.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +30,7 @@ CALL = """#!{python} -ISE
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as calling:
     calling.connect({address!r})
-    asked = [sys.argv[1:], dict(os.environ), os.getcwd()]
+    asked = [sys.argv[1:], dict(os.environ), os.getcwd(), {before!r}]
     socket.send_fds(calling, [json.dumps(asked).encode() + b"\\n"], [0, 1, 2])
     code = int(calling.makefile().readline() or 1)
 if code < 0:
@@ -41,26 +46,36 @@ MOST = 1 << 20
 def warm_selma(folder: Path, *, before: str = "") -> Iterator[Path]:
     """The program, in the folder. before: Python that each start runs before selma's own."""
     folder.mkdir(parents=True, exist_ok=True)
-    address = folder / "selma.socket"
     program = folder / "selma"
-    program.write_text(CALL.format(python=sys.executable, address=str(address)))
+    program.write_text(
+        CALL.format(python=sys.executable, address=str(_address()), before=before), "utf-8"
+    )
     program.chmod(stat.S_IRWXU)
-    with subprocess.Popen(
-        [sys.executable, __file__, str(address), before],
+    yield program
+    program.unlink()
+
+
+@cache
+def _address() -> Path:
+    """Where the process listens that forks; it lasts as long as this one."""
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    server = subprocess.Popen(
+        [sys.executable, __file__, str(folder / "selma.socket")],
+        stdin=subprocess.PIPE,  # its end is this process's
         stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as server:
-        try:
-            assert server.stdout is not None and server.stdout.readline() == b"ready\n"
-            yield program
-        finally:
-            server.kill()
+    )
+    atexit.register(server.kill)
+    assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+    return folder / "selma.socket"
 
 
-def serve(address: str, before: str) -> None:
+def serve(address: str) -> None:
     from pipeline.killing import warm
 
     warm()
+    threading.Thread(target=end_with_the_caller, daemon=True).start()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()
@@ -74,11 +89,17 @@ def serve(address: str, before: str) -> None:
                 threading.Thread(target=answer, args=(calling, pid), daemon=True).start()
             else:
                 calling.close()
-                start(*asked, files, before=before)
+                start(*asked, files)
+
+
+def end_with_the_caller() -> None:
+    os.read(0, 1)  # nothing is ever written
+    os._exit(0)
 
 
 def received(calling: socket.socket) -> tuple[Any, list[int]]:
-    """Arguments, environment and folder of the caller; its input, output and errors."""
+    """Arguments, environment and folder of the caller, and what to run before; its input, output
+    and errors."""
     text, files = b"", list[int]()
     while not text.endswith(b"\n"):
         part, found, _, _ = socket.recv_fds(calling, MOST, 3)
@@ -88,7 +109,7 @@ def received(calling: socket.socket) -> tuple[Any, list[int]]:
 
 
 def start(
-    arguments: list[str], environment: dict[str, str], folder: str, files: list[int], *, before: str
+    arguments: list[str], environment: dict[str, str], folder: str, before: str, files: list[int]
 ) -> None:
     code = 1
     try:

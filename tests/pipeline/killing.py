@@ -9,6 +9,7 @@ costs milliseconds. Prints one JSON object: kills and starts of each stage, and 
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import os
@@ -231,23 +232,36 @@ def build(folder: Path) -> None:
 
 def warm() -> None:
     """Imports what the children need, and computes nothing: no thread may exist when forking."""
+    gc.disable()
     import accelerate  # noqa: F401
-    import openai  # noqa: F401
+    import openai.resources.chat  # noqa: F401
     import peft  # noqa: F401
     import tiny  # noqa: F401
     from diffusers import DDPMScheduler, StableDiffusionPipeline  # noqa: F401
     from diffusers.optimization import get_scheduler  # noqa: F401
 
+    import selma.adapters.table
+    import selma.backbones.drawing
     import selma.backbones.language.served
+    import selma.capacity
     import selma.experts.encoding
+    import selma.experts.memory
+    import selma.experts.objectives
     import selma.experts.skills
     import selma.images.generating
+    import selma.images.guides.applying
     import selma.merged.merging
     import selma.merged.methods
+    import selma.merged.searching
     import selma.pipeline
     import selma.prompts.writing
     import selma.report.page
-    import selma.scores.scoring  # noqa: F401
+    import selma.scores.hps
+    import selma.scores.scoring
+    import selma.toybox.judges  # noqa: F401
+
+    gc.freeze()  # what is there stays: no child goes through it
+    gc.enable()
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 from warm_selma import warm_selma
 
 from pipeline.killing import finished, home, settings, tree
-from selma import cli, pipeline, processes
+from selma import cli, pipeline, processes, row_files
 from selma.config import RunConfig
 from selma.errors import ConfigError, LeftToOthers, WorkspaceError
 from selma.folder_lock import locked_folder, shard_of_folder
 from selma.row_files import fill_rows, write_rows
 from selma.workspace import EXPERTS, IMAGES, PROMPTS, SCORES, Workspace
 
+CHUNK = 4
 STAGES = {PROMPTS: "prompts", IMAGES: "images", EXPERTS: "experts", SCORES: "score"}
 
 
@@ -33,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(place: Path) -> Iterator[str]:
-    write_benchmark(place / "own.csv", benchmark_prompts(70))
+    write_benchmark(place / "own.csv", benchmark_prompts(10))
     with home(place) as address:
         yield address
 
@@ -42,17 +43,26 @@ def config(place: Path, address: str, run: str) -> RunConfig:
     raw: dict[str, Any] = settings(place, address, run=run)
     choose = {"candidates": 2, "scorer": "toybox"}
     raw["images"] = {**raw["images"], "choose": choose}
-    raw["scores"] |= {"prompts": 40, "further": {"own": {"benchmark": str(place / "own.csv")}}}
+    raw["scores"] |= {"prompts": 6, "further": {"own": {"benchmark": str(place / "own.csv")}}}
     return RunConfig.model_validate(raw)
 
 
 @pytest.fixture(scope="module")
 def whole(place: Path, address: str) -> dict[str, str]:
     one = config(place, address, "whole")
-    pipeline.run(one)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_files, "CHUNK", CHUNK)
+        pipeline.run(one)
     return tree(Path(one.run_folder))
 
 
+@pytest.fixture
+def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are made few at a time, so that few are enough to be shared."""
+    monkeypatch.setattr(row_files, "CHUNK", CHUNK)
+
+
+@pytest.mark.usefixtures("few_at_once")
 def test_shards_one_after_another(place: Path, address: str, whole: dict[str, str]) -> None:
     """Whoever comes last finishes; the command without a shard finds everything made."""
     three = config(place, address, "three")
@@ -72,10 +82,12 @@ def test_shards_one_after_another(place: Path, address: str, whole: dict[str, st
 
 @pytest.fixture(scope="module")
 def selma(place: Path) -> Iterator[Path]:
-    with warm_selma(place / "bin") as program:
+    few = f"from selma import row_files; row_files.CHUNK = {CHUNK}"
+    with warm_selma(place / "bin", before=few) as program:
         yield program
 
 
+@pytest.mark.usefixtures("few_at_once")
 def test_shards_at_the_same_time(
     place: Path, address: str, whole: dict[str, str], selma: Path
 ) -> None:
@@ -103,6 +115,7 @@ def test_shards_at_the_same_time(
     assert tree(Path(two.run_folder)) == whole
 
 
+@pytest.mark.usefixtures("few_at_once")
 def test_what_a_shard_left_is_made_by_the_stage(
     place: Path, address: str, whole: dict[str, str]
 ) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from selma import row_files
 from selma.backbones.judges.judge import Scorer
 from selma.errors import TooFewPairs
 from selma.image_files import open_image
@@ -24,7 +25,7 @@ from selma.record_files import read_rows
 from selma.records.benchmarks import BenchmarkPrompt
 from selma.records.images import Survivors
 from selma.records.rows import Scored
-from selma.row_files import CHUNK, Row, fill_rows
+from selma.row_files import Row, fill_rows
 from selma.workspace import IMAGES, Item, Workspace
 
 CANDIDATES, SCORES_OF_CANDIDATES = "_candidates", "_scores"
@@ -64,7 +65,7 @@ def scored(
 
     generated: image → its text.  what: folder of the scores.
     """
-    recipe = {"candidates": candidates.key, "scorer": scorer.fingerprint, "chunk": CHUNK}
+    recipe = {"candidates": candidates.key, "scorer": scorer.fingerprint, "chunk": row_files.CHUNK}
     item = folder.item(IMAGES, what, skill, recipe=recipe)
 
     def score(part: Sequence[Path]) -> list[Row]:

@@ -7,7 +7,6 @@ import io
 import json
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from applications.study.browser import CHROMIUM, browser
 from PIL import Image
 from served_pages import Served, started
 from starlette.testclient import TestClient
+from warm_selma import warm_selma
 
 import selma
 from selma import pipeline
@@ -66,14 +66,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def serving(run: Path, *options: str) -> AbstractContextManager[Served]:
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with warm_selma(tmp_path_factory.mktemp("bin")) as program:
+        yield program
+
+
+def serving(program: Path, run: Path, *options: str) -> AbstractContextManager[Served]:
     """`selma serve` while the block runs."""
-    return started("serve", str(run), *options)
+    return started("serve", str(run), *options, program=[str(program)])
 
 
 @pytest.fixture(scope="module")
-def server(run: Path) -> Iterator[Served]:
-    with serving(run) as served:
+def server(program: Path, run: Path) -> Iterator[Served]:
+    with serving(program, run) as served:
         yield served
 
 
@@ -289,8 +295,8 @@ def test_an_error_of_any_kind_is_told_as_the_protocol_has_it(
     assert "terminal" in reply.json()["error"]["message"] and "/home" not in reply.text
 
 
-def test_other_machines_need_the_key(run: Path) -> None:
-    with serving(run, "--host", "0.0.0.0") as open_to_all:
+def test_other_machines_need_the_key(program: Path, run: Path) -> None:
+    with serving(program, run, "--host", "0.0.0.0") as open_to_all:
         assert "WARNING" in open_to_all.output
         root = open_to_all.url.rpartition("/")[0]
         assert ask(f"{root}/v1/models")[0] == 404
@@ -298,10 +304,10 @@ def test_other_machines_need_the_key(run: Path) -> None:
         assert draw(open_to_all, model="base")[0] == 200
 
 
-def test_a_run_that_is_not_finished_is_not_served(tmp_path: Path) -> None:
+def test_a_run_that_is_not_finished_is_not_served(program: Path, tmp_path: Path) -> None:
     own = config(tmp_path / "run")
     pipeline.prompts(own)
-    command = [sys.executable, "-m", "selma", "serve", str(tmp_path / "run")]
+    command = [program, "serve", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0 and "must be finished first" in done.stderr
 
