@@ -1,9 +1,8 @@
-"""What every network that looks at images says of a few, in a process of its own.
+"""What every network that looks at images says of a few: here, or in a process of its own.
 
     python -m backbones.seen_by_networks FOLDERS   # JSON: what → the folder of its weights
 
-Prints JSON: whether transformers believes that torchvision is there, what it takes by itself, and
-for each network what it says.
+Prints what `seen` tells, as JSON.
 """
 
 from __future__ import annotations
@@ -120,7 +119,9 @@ def features(folder: str) -> Any:
     return network.of_images(opened()).tolist()
 
 
-def main(folders: dict[str, str]) -> None:
+def seen(folders: dict[str, str]) -> dict[str, Any]:
+    """Whether transformers believes that torchvision is there, what it takes by itself, and for
+    each network what it says."""
     from transformers import AutoImageProcessor
     from transformers.utils import is_torchvision_available
 
@@ -138,13 +139,12 @@ def main(folders: dict[str, str]) -> None:
     }  # fmt: skip
     says = {name: ways[name](folder) for name, folder in folders.items()}
     by_itself = AutoImageProcessor.from_pretrained(folders["detr"])
-    told = {
+    return {
         "there": is_torchvision_available(),
         "by itself": type(by_itself).__name__,
         "says": says,
     }
-    print(json.dumps(told))
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))
+    print(json.dumps(seen(json.loads(Path(sys.argv[1]).read_text()))))

@@ -18,7 +18,7 @@ import pytest
 import tiny_judges
 import torch
 import transformers
-from backbones import made_up_torchvision
+from backbones import made_up_torchvision, seen_by_networks
 from backbones.preference_files import clip_folder, hps_folder, imagereward_folder
 from backbones.seen_by_networks import MODES
 from backbones.test_detector_judge import _detr, _yolos
@@ -98,9 +98,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(path) for name, path in paths.items()} | {name: name for name in names}
 
 
-def _seen(folders: dict[str, str], scratch: Path, *first: Path) -> Any:
+def _seen_beside(torchvision: Path, folders: dict[str, str], scratch: Path) -> Any:
     (scratch / "folders.json").write_text(json.dumps(folders))
-    path = os.pathsep.join([*map(str, first), str(ROOT.parent), str(Path(__file__).parents[1])])
+    path = os.pathsep.join([str(torchvision), str(ROOT.parent), str(Path(__file__).parents[1])])
     result = subprocess.run(
         [sys.executable, "-m", "backbones.seen_by_networks", str(scratch / "folders.json")],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
@@ -117,8 +117,8 @@ def test_every_network_sees_the_same_with_torchvision_and_without(
     folders: dict[str, str], tmp_path: Path
 ) -> None:
     """The one beside which they run believes that it has torchvision, and is told of any use."""
-    without = _seen(folders, tmp_path)
-    beside = _seen(folders, tmp_path, made_up_torchvision.build(tmp_path))
+    without = json.loads(json.dumps(seen_by_networks.seen(folders)))
+    beside = _seen_beside(made_up_torchvision.build(tmp_path), folders, tmp_path)
     assert (without["there"], beside["there"]) == (False, True)
     assert without["by itself"] == "DetrImageProcessorPil"
     assert beside["by itself"] == "DetrImageProcessor"  # what everything would be prepared by

@@ -32,6 +32,10 @@ SHAPES = {
     **{
         name: {k: s for k, s in UNETS[name].items() if start in k} for name, start in BLOCKS.items()
     },
+    "SDXL": {  # a layer of each shape, and one more: they are as large as the released model's
+        BLOCKS["SDXL"] + layer: UNETS["SDXL"][BLOCKS["SDXL"] + layer]
+        for layer in ("1.to_q", "1.to_out.0", "2.to_k")
+    },
     **{family: dict(layers(family, tiny=True).shapes) for family in TINY},
 }
 Delta = dict[str, Tensor]

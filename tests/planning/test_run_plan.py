@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,16 +15,17 @@ import yaml
 from scores.colours import benchmark_prompts, write_benchmark
 from typer.testing import CliRunner
 
-from selma import cli
+from selma import capacity, cli
 from selma.backbones.judges.computing import PUBLISHED, Answering, of_local
 from selma.backbones.judges.loading import JUDGES
-from selma.backbones.memory import parts_of
+from selma.backbones.memory import Parts, parts_of
 from selma.backbones.preference.scorers import scorer_operations
 from selma.config import RunConfig, load_config
+from selma.config.experts import ExpertsConfig
 from selma.config.scores import LocalJudge, PreferenceConfig
 from selma.devices import DEVICES, Device, Share, measured
 from selma.errors import ConfigError, DataError
-from selma.planning import Plan, Work, plan
+from selma.planning import Plan, Work, estimating, plan
 from selma.registry import registered
 from selma.workspace import EXPERTS, IMAGES, MERGED, PROMPTS, REPORT, SCORES, STAGES
 
@@ -42,6 +44,34 @@ SMALL: dict[str, Any] = {
     },
     "scores": {"prompts": 6},
 }
+
+
+def once(count: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, counted once for all plans of the same network and settings."""
+    known: dict[tuple[int, str], tuple[Any, Parts]] = {}  # parts that stay have ids of their own
+
+    def counted(parts: Parts, settings: ExpertsConfig) -> Any:
+        key = id(parts), settings.model_dump_json()
+        if key not in known:
+            known[key] = count(parts, settings), parts
+        return known[key][0]
+
+    return counted
+
+
+COUNTS = {
+    f"{module.__name__}.{name}": once(getattr(module, name))
+    for module, name in (
+        (capacity, "training_need"), (estimating, "adapter_size"),
+        (estimating, "sample_operations"),
+    )
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, count in COUNTS.items():
+        monkeypatch.setattr(name, count)
 
 
 def small(**sections: Any) -> RunConfig:

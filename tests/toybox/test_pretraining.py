@@ -126,10 +126,20 @@ def test_a_checkpoint_of_another_world_is_refused(tmp_path: Path, monkeypatch: p
         train(course(5), tmp_path)
 
 
-def test_plain_diffusers_and_transformers_load_what_pre_training_leaves(tmp_path: Path):
+@pytest.fixture(scope="module")
+def before_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a base is trained with: the autoencoder and the text encoder, hardly trained."""
+    folder, cpu = tmp_path_factory.mktemp("before"), torch.device("cpu")
+    train_autoencoder(folder, steps=2, batch=4, seed=0, device=cpu)
+    train_text_encoder(folder, steps=1, batch=4, seed=0, device=cpu)
+    return folder
+
+
+def test_plain_diffusers_and_transformers_load_what_pre_training_leaves(
+    before_base: Path, tmp_path: Path
+):
     cpu = torch.device("cpu")
-    train_autoencoder(tmp_path, steps=2, batch=4, seed=0, device=cpu)
-    train_text_encoder(tmp_path, steps=1, batch=4, seed=0, device=cpu)
+    shutil.copytree(before_base, tmp_path, dirs_exist_ok=True)
     with pytest.raises(ModelError, match="--only base"):
         save_weak(tmp_path)
     train_base(tmp_path, steps=2, batch=2, scenes=4, seed=0, device=cpu)
@@ -152,12 +162,11 @@ def test_plain_diffusers_and_transformers_load_what_pre_training_leaves(tmp_path
 
 
 def test_a_base_stopped_between_and_within_its_courses_is_the_one_never_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     cpu, whole, cut = torch.device("cpu"), tmp_path / "whole", tmp_path / "cut"
-    train_autoencoder(whole, steps=2, batch=4, seed=0, device=cpu)
-    train_text_encoder(whole, steps=1, batch=4, seed=0, device=cpu)
-    shutil.copytree(whole, cut)
+    for folder in (whole, cut):
+        shutil.copytree(before_base, folder)
 
     def base(folder: Path) -> dict[str, float]:
         return train_base(folder, steps=20, batch=2, scenes=8, seed=0, device=cpu)
