@@ -72,7 +72,7 @@ BENCHES = (
     Bench("memory, SDXL", "real_sizes.py --base sdxl", "", 90),
     Bench(
         "B20, SD 1",
-        "faster.py --size sd1 --batch 16 --rank 128 --steps 10 --rounds 2 --way both",
+        "faster.py --size sd1 --batch 16 --rank 128 --steps 10 --rounds 2",
         "faster.py --batch 2 --steps 1 --rounds 1",
         300,
     ),
@@ -121,7 +121,7 @@ def measured_on(device: str) -> str:
     if device == "cuda":
         about = torch.cuda.get_device_properties(0)
         named = f"{about.name} ({about.total_memory / 2**30:.0f} GiB), CUDA {torch.version.cuda}"
-    installed = versions(("selma", "torch", "diffusers", "peft"))
+    installed = versions(("torch", "diffusers", "peft"))
     return f"On {named}: " + ", ".join(f"{name} {of}" for name, of in installed.items()) + "."
 
 

@@ -62,6 +62,7 @@ def main(
     micro: Annotated[int | None, typer.Option(min=1, help="Samples in a backward pass.")] = None,
     size: Annotated[str, typer.Option(help=f"{', '.join(SIZES)}; random weights.")] = "narrow",
     device: Annotated[str, typer.Option(help="cpu, or cuda, where bf16 is used.")] = "cpu",
+    kernels: Annotated[bool, typer.Option("--kernels", help="Tell what takes our time.")] = False,
 ) -> None:
     """Print seconds of both, what encoding cost once, and how far losses differ."""
     torch.set_num_threads(1)
@@ -102,6 +103,8 @@ def main(
             rounds=rounds,
             clock=clock(device),
         )
+        if kernels:
+            tell_kernels(ours, device)
         cost = arithmetic(model, made[0], config)
         encoding = in_turn(
             {"one": lambda: encode(model, min(batch, micro or batch))},
@@ -126,6 +129,14 @@ def main(
         f"{share:.2f} : 1 in seconds.\nLosses differ by at most {differs:.1e} of their size."
     )
     raise typer.Exit(0 if differs <= SAME[precision] else 1)
+
+
+def tell_kernels(work: Callable[[], None], device: str) -> None:
+    """Print what the device does most of the time while it works."""
+    with torch.profiler.profile() as profiled:
+        work()
+    by = f"self_{device}_time_total"
+    print(profiled.key_averages().table(sort_by=by, row_limit=25, max_name_column_width=70))
 
 
 def trained(model: TextToImage, data: Encoded, config: ExpertsConfig, place: Path) -> list[float]:

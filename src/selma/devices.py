@@ -73,8 +73,8 @@ def _gpu(
     return Device(name, memory, half, single, training=training, generating=generating)
 
 
-# 16% and 24% of 790, the rate of large products, are 0.13 and 0.19 of the sheet's 989.
-_HOPPER = {"training": Share(0.13, ON_H200), "generating": Share(0.19, ON_H200)}
+# 18% and 23% of 790, the rate of large products, are 0.14 and 0.18 of the sheet's 989.
+_HOPPER = {"training": Share(0.14, ON_H200), "generating": Share(0.18, ON_H200)}
 _ALIKE = {
     work: replace(share, source=f"{share.source}, the same chip") for work, share in _HOPPER.items()
 }

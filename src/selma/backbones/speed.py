@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 _COMPILERS = ("g++", "clang++", "c++")
-_RESIDUAL = "ResnetBlock2D"
-"""A UNet's other block, which its class does not name among those to compile: half of a step on a
-GPU, much of it norms in float32 that compiled are never written."""
 
 
 def digests(base: BaseConfig) -> Iterator[str]:
@@ -65,7 +62,7 @@ def _repeated(network: nn.Module) -> list[nn.Module]:
     # Not every class names them; those that stay on one device of several are the same.
     kinds = ("_repeated_blocks", "_no_split_modules")
     names = next((names for kind in kinds if (names := getattr(network, kind, None))), ())
-    found = [block for block in network.modules() if type(block).__name__ in (*names, _RESIDUAL)]
+    found = [block for block in network.modules() if type(block).__name__ in names]
     if not found:
         raise ConfigError(
             f"base.compile: {type(network).__name__} names no repeated blocks, by which it would "
