@@ -78,18 +78,17 @@ def write_report(findings: Findings, config: ReportConfig, folder: Workspace) ->
     scores = (json_text(as_json(findings), indent=2) + "\n").encode()
     # The page is left out of the manifest: it holds times, and manifests are equal for equal runs;
     # so are its numbers, which tell how a judge did that was checked later.
-    if item.done and grid.is_file():
-        write_bytes(file, page.encode())
-        write_bytes(item.path / FILE, scores)
-        return file
-    sheet = io.BytesIO()
-    # `optimize` would spare 3% of the bytes, in six times the seconds.
-    grids.contact_sheet(findings, min(config.grid_prompts, MOST_CARDS)).save(sheet, "PNG")
-    item.begin(guests=entries(pages))
-    write_bytes(grid, sheet.getvalue())
+    is_new = not (item.done and grid.is_file())
+    if is_new:
+        sheet = io.BytesIO()
+        # `optimize` would spare 3% of the bytes, in six times the seconds.
+        grids.contact_sheet(findings, min(config.grid_prompts, MOST_CARDS)).save(sheet, "PNG")
+        item.begin(guests=entries(pages))
+        write_bytes(grid, sheet.getvalue())
     write_bytes(file, page.encode())
     write_bytes(item.path / FILE, scores)
-    item.finish([grid], {"page": "index.html"})
+    if is_new:
+        item.finish([grid], {"page": "index.html"})
     return file
 
 
