@@ -106,14 +106,17 @@ def ran(command: str, device: str, seconds: float) -> str:
     program, *options = command.split()
     line = [sys.executable, str(ROOT / "bench" / program), *options, "--device", device]
     try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=max(1.0, seconds))
+        done = subprocess.run(line, capture_output=True, timeout=max(1.0, seconds))
     except subprocess.TimeoutExpired as stopped:
-        so_far = (stopped.stdout or b"").decode(errors="replace").strip()
-        return f"{so_far}\nnot done in {seconds:.0f} s".strip()
+        return f"{_text(stopped.stdout)}\nnot done in {seconds:.0f} s".strip()
     if done.returncode:
-        why = done.stderr.strip().splitlines() or ["no word of why"]
-        return f"{done.stdout.strip()}\nfailed: {why[-1]:.300}".strip()
-    return done.stdout.strip()
+        why = _text(done.stderr).splitlines() or ["no word of why"]
+        return f"{_text(done.stdout)}\nfailed: {why[-1]:.300}".strip()
+    return _text(done.stdout)
+
+
+def _text(output: bytes | None) -> str:
+    return (output or b"").decode(errors="replace").strip()
 
 
 def measured_on(device: str) -> str:

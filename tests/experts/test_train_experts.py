@@ -12,6 +12,7 @@ import torch
 from experts.test_encode_pairs import encoded, pairs
 
 from selma import cli
+from selma.adapters import lora
 from selma.adapters.applying import applied, chosen
 from selma.backbones.families.paths import VariancePreserving
 from selma.backbones.text_to_image import ADAPTER_FILE
@@ -401,6 +402,39 @@ def test_the_header_does_not_depend_on_the_process(tmp_path, model, data):
     assert list(header["__metadata__"]) == sorted(header["__metadata__"])
     offsets = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
     assert all(a[1] == b[0] for a, b in itertools.pairwise(offsets))
+
+
+def test_a_loras_inputs_are_not_copied_under_autocast_and_its_bits_stay():
+    """Beside PEFT's own layers, which make float32 of them first; without autocast as they do."""
+    model = tiny.load("sd1")
+    denoiser = model.denoiser
+    stream = torch.Generator().manual_seed(0)
+    latent = torch.randn(1, *model.latent_shape, generator=stream)
+    given = (latent, torch.tensor([5]), torch.randn(1, 77, 32, generator=stream))
+
+    def passed(*, own):
+        factors = lora.attach(denoiser, LoraConfig(rank=4), generator=torch.Generator())
+        for parameter in factors.values():
+            parameter.data.copy_(torch.linspace(-0.5, 0.5, parameter.numel()).view_as(parameter))
+        layers = [m for m in denoiser.modules() if "_cast_input_dtype" in vars(m)]
+        assert len(layers) == len(factors) / 2
+        for layer in layers if own else ():
+            del layer._cast_input_dtype
+        with torch.autocast("cpu", torch.bfloat16):
+            out = denoiser(*given, return_dict=False)[0]
+        out.float().square().mean().backward()
+        gradients = {name: parameter.grad for name, parameter in factors.items()}
+        lora.detach(denoiser)
+        return out, gradients
+
+    (out, gradients), (theirs, others) = passed(own=False), passed(own=True)
+    assert torch.equal(out, theirs)
+    for name, gradient in gradients.items():
+        assert gradient.any() and torch.equal(gradient, others[name])
+    half = torch.ones(2, dtype=torch.bfloat16)
+    assert lora._cast(half, torch.float32).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert lora._cast(half, torch.float32) is half
 
 
 def test_parameters_that_are_stepped_together_have_the_bits_of_stepping_each_alone():

@@ -79,6 +79,11 @@ def _read_tensors(path: Path, prefix: str) -> Mapping[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in load_file(path).items()}
 
 
+def autocast_kind(x: Tensor) -> str:
+    """Its device's kind, as autocast knows it; shapes alone (meta) count as a CPU's."""
+    return "cpu" if x.device.type == "meta" else x.device.type
+
+
 def spread(values: Iterable[float]) -> str:
     """One number, or the smallest and the largest."""
     ordered = sorted(set(values))

@@ -15,7 +15,7 @@ from selma.adapters import names
 from selma.adapters.files import PEFT_KEY, Lineage, given, write_adapter
 from selma.adapters.formats import convert_lora
 from selma.adapters.headers import opened
-from selma.adapters.kind import AdapterKind, WeightChange, spread
+from selma.adapters.kind import AdapterKind, WeightChange, autocast_kind, spread
 from selma.adapters.layers import titles
 from selma.adapters.models import require_fit
 from selma.adapters.reading import AdapterFile, is_lora, read_adapter
@@ -85,8 +85,7 @@ def add(
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     """A layer's input as its factors take it. Autocast gives every product its own type: what PEFT
     makes float32 of before would be copied twice, to be what it was."""
-    kind = "cpu" if x.device.type == "meta" else x.device.type
-    return x if torch.is_autocast_enabled(kind) else x.to(dtype)
+    return x if torch.is_autocast_enabled(autocast_kind(x)) else x.to(dtype)
 
 
 def _chosen(

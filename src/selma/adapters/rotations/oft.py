@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from selma.adapters import names
 from selma.adapters.files import Lineage
-from selma.adapters.kind import AdapterKind, WeightChange, spread
+from selma.adapters.kind import AdapterKind, WeightChange, autocast_kind, spread
 from selma.adapters.rotations.cayley import drift, skew, triangle
 from selma.adapters.rotations.energy import hyperspherical_energy
 from selma.adapters.rotations.files import (
@@ -158,7 +158,7 @@ class _Turned:
         self.layer, self.skew_entries, self.log_magnitudes = layer, skew_entries, log_magnitudes
 
     def __call__(self, x: Tensor) -> Tensor:
-        layer, kind = self.layer, _kind(x)
+        layer, kind = self.layer, autocast_kind(x)
         if torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))  # as the layer itself would
         rotated = _Rotated.apply(x, self.skew_entries)
@@ -167,11 +167,6 @@ class _Turned:
         y = nn.functional.linear(rotated, layer.weight)
         y = y * self.log_magnitudes.exp().to(y.dtype)
         return y if layer.bias is None else y + layer.bias.to(y.dtype)
-
-
-def _kind(x: Tensor) -> str:
-    """Its device's kind, as autocast knows it; shapes alone (meta) count as a CPU's."""
-    return "cpu" if x.device.type == "meta" else x.device.type
 
 
 def turned_by(x: Tensor, change: Tensor) -> Tensor:
@@ -204,7 +199,7 @@ class _Rotated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, vector: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(_kind(x), enabled=False):
+        with torch.no_grad(), torch.autocast(autocast_kind(x), enabled=False):
             change = drift(skew(vector))
             ctx.save_for_backward(x, change)
             return turned_by(x, change.to(x.dtype))
